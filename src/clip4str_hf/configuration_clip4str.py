@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clip4STR model configuration."""
+
+import inspect
+import string
+from collections.abc import Sequence
+
+from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
+
+
+DEFAULT_CHARSET = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
+DEFAULT_CAPTION_CHARSET = string.digits + string.ascii_lowercase
+
+
+class Clip4STRConfig(PreTrainedConfig):
+    r"""
+    Configuration of a [`Clip4STRForSceneTextRecognition`]: a whole CLIP (text and vision) and what turns it into a
+    reader of words (CLIP4STR, arXiv 2305.14014). The defaults are those of the released ViT-B models.
+
+    Character ids follow the original: end of text is 0, the characters of `charset` are 1 to `len(charset)`, then come
+    the begin token and the padding token. The heads predict the end and the characters only.
+
+    Args:
+        text_config (`dict` or `CLIPTextConfig`, *optional*):
+            The text tower.
+        vision_config (`dict` or `CLIPVisionConfig`, *optional*):
+            The image tower.
+        image_size (`list[int]`, *optional*):
+            Height and width in pixels of the images that are read. Defaults to the square of the image tower; any
+            other size interpolates the position embeddings of the tower.
+        charset (`str` or `list[str]`, *optional*, defaults to digits, lower case, upper case and ASCII punctuation):
+            The characters that can be read, in the order of their ids, each a single code point.
+        max_label_length (`int`, *optional*, defaults to 25):
+            The longest text in characters (T in the paper); the decoders have one position more, for the end token.
+        caption_charset (`str` or `list[str]`, *optional*, defaults to digits and lower case):
+            The characters that the caption of the cross-modal branch keeps of the lower-cased visual prediction.
+        caption_context_length (`int`, *optional*, defaults to 16):
+            Tokens of a caption, begin and end included; longer captions are cut and the last token is the end.
+        decoder_layers (`int`, *optional*, defaults to 1):
+            Depth of both decoders.
+        decoder_attention_heads (`int`, *optional*, defaults to 8):
+            Attention heads of both decoders.
+        decoder_mlp_ratio (`int`, *optional*, defaults to 4):
+            Width of the decoders' MLP over their hidden size.
+        decoder_dropout (`float`, *optional*, defaults to 0.1):
+            Dropout of the decoders: embeddings, attention weights, MLP and residual branches.
+        decoder_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
+            Epsilon of the decoders' layer norms.
+        initializer_range (`float`, *optional*, defaults to 0.02):
+            Standard deviation of the truncated normal that initialises the decoders.
+        num_frozen_text_layers (`int`, *optional*, defaults to 6):
+            First layers of the text tower that are not trained; with any, its embeddings are frozen too. -1 trains
+            the embeddings as well.
+        num_frozen_image_layers (`int`, *optional*, defaults to -1):
+            First layers of the image tower that are not trained; 0 freezes the embeddings alone, -1 nothing.
+        detach_image_features (`bool`, *optional*, defaults to `True`):
+            Whether the cross-modal loss stops at the image features.
+        cross_modal_loss_weight (`float`, *optional*, defaults to 1.0):
+            Weight of the cross-modal branch in the loss.
+        num_permutations (`int`, *optional*, defaults to 6):
+            Orderings of the characters in the training loss (K in the paper): 1 (left to right), or an even number,
+            every ordering being followed by its mirror.
+
+    Raises:
+        ValueError: where values do not fit together; the message names the value and what is accepted.
+
+    Example:
+
+    ```python
+    >>> from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
+
+    >>> configuration = Clip4STRConfig()
+    >>> model = Clip4STRForSceneTextRecognition(configuration)  # random weights
+    ```"""
+
+    model_type = "clip4str"
+    sub_configs = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
+
+    def __init__(
+        self,
+        text_config: dict | CLIPTextConfig | None = None,
+        vision_config: dict | CLIPVisionConfig | None = None,
+        image_size: Sequence[int] | None = None,
+        charset: str | Sequence[str] = DEFAULT_CHARSET,
+        max_label_length: int = 25,
+        caption_charset: str | Sequence[str] = DEFAULT_CAPTION_CHARSET,
+        caption_context_length: int = 16,
+        decoder_layers: int = 1,
+        decoder_attention_heads: int = 8,
+        decoder_mlp_ratio: int = 4,
+        decoder_dropout: float = 0.1,
+        decoder_layer_norm_eps: float = 1e-5,
+        initializer_range: float = 0.02,
+        num_frozen_text_layers: int = 6,
+        num_frozen_image_layers: int = -1,
+        detach_image_features: bool = True,
+        cross_modal_loss_weight: float = 1.0,
+        num_permutations: int = 6,
+        **kwargs,
+    ):
+        self.text_config = _sub_config(CLIPTextConfig, text_config)
+        self.vision_config = _sub_config(CLIPVisionConfig, vision_config)
+        self.image_size = [self.vision_config.image_size] * 2 if image_size is None else list(image_size)
+        self.charset = characters("charset", charset)
+        self.max_label_length = max_label_length
+        self.caption_charset = characters("caption_charset", caption_charset)
+        self.caption_context_length = caption_context_length
+        self.decoder_layers = decoder_layers
+        self.decoder_attention_heads = decoder_attention_heads
+        self.decoder_mlp_ratio = decoder_mlp_ratio
+        self.decoder_dropout = decoder_dropout
+        self.decoder_layer_norm_eps = decoder_layer_norm_eps
+        self.initializer_range = initializer_range
+        self.num_frozen_text_layers = num_frozen_text_layers
+        self.num_frozen_image_layers = num_frozen_image_layers
+        self.detach_image_features = detach_image_features
+        self.cross_modal_loss_weight = cross_modal_loss_weight
+        self.num_permutations = num_permutations
+        # The token ids follow from the character set; saved files repeat them for other readers of the file only.
+        ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
+        super().__init__(**kwargs | ids)
+        self.validate_reader()
+
+    @classmethod
+    def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "Clip4STRConfig":
+        """The configuration of a reader made of the CLIP of `clip_config`; `kwargs` are this class's own arguments."""
+        towers = {"text_config": clip_config.text_config, "vision_config": clip_config.vision_config}
+        # CLIPModel sizes its projections by the shared number, the towers alone by their own.
+        towers = {name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()}
+        return cls(**towers | kwargs)
+
+    @classmethod
+    def field_names(cls) -> set[str]:
+        """The arguments that are this class's own."""
+        return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of both decoders and of the features they read: CLIP's projection size (D in the paper)."""
+        return self.vision_config.projection_dim
+
+    @property
+    def num_classes(self) -> int:
+        """What a head tells apart: the end token and the characters."""
+        return len(self.charset) + 1
+
+    @property
+    def vocab_size(self) -> int:
+        """Rows of the character embeddings: the classes, the begin token and the padding token."""
+        return len(self.charset) + 3
+
+    def validate_reader(self):
+        """Raises `ValueError` where the numbers do not fit together."""
+        text, vision = self.text_config, self.vision_config
+        if text.projection_dim != vision.projection_dim:
+            raise ValueError(
+                f"The projections of both towers must have one size, got text_config.projection_dim="
+                f"{text.projection_dim} and vision_config.projection_dim={vision.projection_dim}."
+            )
+        if self.hidden_size % self.decoder_attention_heads:
+            raise ValueError(
+                f"decoder_attention_heads={self.decoder_attention_heads} must divide projection_dim={self.hidden_size}."
+            )
+        if text.vocab_size < 514:
+            raise ValueError(
+                f"text_config.vocab_size={text.vocab_size} must be at least 514: CLIP's 512 byte symbols, begin and end."
+            )
+        uncased = [character for character in self.caption_charset if character != character.lower()]
+        if uncased:
+            raise ValueError(f"caption_charset must be lower case, as captions are, got {uncased}.")
+        patch = vision.patch_size
+        if len(self.image_size) != 2 or any(side < patch or side % patch for side in self.image_size):
+            raise ValueError(
+                f"image_size={self.image_size} must be [height, width], both multiples of the patch size {patch}."
+            )
+        if not 3 <= self.caption_context_length <= text.max_position_embeddings:
+            raise ValueError(
+                f"caption_context_length={self.caption_context_length} must lie between 3 and the "
+                f"{text.max_position_embeddings} positions of the text tower."
+            )
+        if self.num_permutations != 1 and (self.num_permutations < 2 or self.num_permutations % 2):
+            raise ValueError(f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors.")
+        if not 0 <= self.decoder_dropout < 1:
+            raise ValueError(f"decoder_dropout={self.decoder_dropout} must lie in [0, 1).")
+        for name in ("max_label_length", "decoder_layers", "decoder_mlp_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
+        for name, tower in (("num_frozen_text_layers", text), ("num_frozen_image_layers", vision)):
+            if not -1 <= getattr(self, name) <= tower.num_hidden_layers:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} must lie between -1 and the tower's {tower.num_hidden_layers} layers."
+                )
+
+
+def characters(name: str, charset: str | Sequence[str]) -> str:
+    """
+    A character set as one string, the order kept.
+
+    Raises:
+        ValueError: if it is empty, holds an entry that is not a single code point, or holds a character twice.
+    """
+    entries = list(charset)
+    if not entries:
+        raise ValueError(f"{name} is empty: at least one character is needed.")
+    wrong = [entry for entry in entries if not isinstance(entry, str) or len(entry) != 1]
+    if wrong:
+        raise ValueError(f"{name} must hold single characters, got {wrong}.")
+    repeated = sorted({entry for entry in entries if entries.count(entry) > 1})
+    if repeated:
+        raise ValueError(f"{name} holds characters more than once: {repeated}.")
+    return "".join(entries)
+
+
+def _sub_config(config_class, value):
+    if value is None:
+        return config_class()
+    return config_class(**value) if isinstance(value, dict) else value
+
+
+__all__ = ["Clip4STRConfig"]

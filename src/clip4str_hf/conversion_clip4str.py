@@ -1,0 +1,190 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the checkpoints of the original implementation (VamosC/CLIP4STR) to this one."""
+
+import os
+import pickle
+import re
+import warnings
+
+import torch
+
+from .configuration_clip4str import DEFAULT_CHARSET, Clip4STRConfig
+from .modeling_clip4str import Clip4STRForSceneTextRecognition
+
+
+_TOWERS = [
+    (r"^clip_model\.visual\.transformer\.resblocks\.", "vision_tower.vision_model.encoder.layers."),
+    (r"^clip_model\.visual\.class_embedding$", "vision_tower.vision_model.embeddings.class_embedding"),
+    (r"^clip_model\.visual\.positional_embedding$", "vision_tower.vision_model.embeddings.position_embedding.weight"),
+    (r"^clip_model\.visual\.conv1\.", "vision_tower.vision_model.embeddings.patch_embedding."),
+    (r"^clip_model\.visual\.ln_pre\.", "vision_tower.vision_model.pre_layrnorm."),
+    (r"^clip_model\.visual\.ln_post\.", "vision_tower.vision_model.post_layernorm."),
+    (r"^clip_model\.visual\.proj$", "vision_tower.visual_projection.weight"),
+    (r"^clip_model\.transformer\.resblocks\.", "text_tower.text_model.encoder.layers."),
+    (r"^clip_model\.token_embedding\.", "text_tower.text_model.embeddings.token_embedding."),
+    (r"^clip_model\.positional_embedding$", "text_tower.text_model.embeddings.position_embedding.weight"),
+    (r"^clip_model\.ln_final\.", "text_tower.text_model.final_layer_norm."),
+    (r"^clip_model\.text_projection$", "text_tower.text_projection.weight"),
+    (r"(encoder\.layers\.\d+\.)attn\.", r"\1self_attn."),
+    (r"(encoder\.layers\.\d+\.)ln_([12])\.", r"\1layer_norm\2."),
+    (r"(encoder\.layers\.\d+\.mlp\.)c_fc\.", r"\1fc1."),
+    (r"(encoder\.layers\.\d+\.mlp\.)c_proj\.", r"\1fc2."),
+]
+_DECODERS = [
+    (r"_decoder\.text_embed\.embedding\.", "_decoder.character_embedding."),
+    (r"_decoder\.pos_queries$", "_decoder.position_queries"),
+    (r"(_decoder\.layers\.\d+\.)linear([12])\.", r"\1mlp.fc\2."),
+    (r"(_decoder\.layers\.\d+\.)norm1\.", r"\1norm_cross."),
+    (r"(_decoder\.layers\.\d+\.)norm2\.", r"\1norm_mlp."),
+    (r"(_decoder\.layers\.\d+\.)norm_q\.", r"\1norm_query."),
+    (r"(_decoder\.layers\.\d+\.)norm_c\.", r"\1norm_content."),
+]
+# CLIP keeps its projections as matrices to multiply with from the right.
+_TRANSPOSED = ("clip_model.visual.proj", "clip_model.text_projection")
+# Of the contrastive pre-training; no reader uses it.
+_UNUSED = ("clip_model.logit_scale",)
+_HEAD_WIDTH = 64
+
+
+def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False) -> tuple[dict, dict]:
+    """
+    The tensors and hyper-parameters in a file of the original: a Lightning checkpoint, or bare weights.
+
+    Args:
+        path (`str` or `os.PathLike`): the file.
+        allow_pickle (`bool`, *optional*, defaults to `False`):
+            Whether the file may run code of its own. Only for files whose maker you trust; a warning is given.
+
+    Raises:
+        ValueError: if the file is no checkpoint, or holds more than tensors and plain values.
+    """
+    if allow_pickle:
+        warnings.warn(f"{path} is unpickled without limits: it can run any code on this machine.", stacklevel=2)
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"{path} is damaged or holds more than tensors and plain values ({error}). "
+            "If you trust its maker, allow pickle explicitly."
+        ) from error
+    if not isinstance(checkpoint, dict):
+        raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dictionary of tensors.")
+    state = checkpoint.get("state_dict", checkpoint)
+    wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    if wrong:
+        raise ValueError(f"{path} holds no weights: {wrong[:5]} are not tensors.")
+    return state, dict(checkpoint.get("hyper_parameters", {})) if "state_dict" in checkpoint else {}
+
+
+def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = None) -> Clip4STRForSceneTextRecognition:
+    """
+    A reader with the weights of the original. Every size is read from the tensors; what no tensor tells (decoder heads,
+    dropout, frozen layers, generation defaults) from the hyper-parameters, or is the default of the released models.
+
+    Args:
+        state (`dict[str, torch.Tensor]`): the original's tensors, by the original's names.
+        hyper_parameters (`dict`, *optional*): the original's.
+
+    Raises:
+        ValueError: if tensors are missing, unknown or misshapen; the message lists all of them by name.
+    """
+    hyper_parameters = hyper_parameters or {}
+    config = _read_config(state, hyper_parameters)
+    with torch.device("meta"):
+        expected = Clip4STRForSceneTextRecognition(config).state_dict()
+    converted, sources = {}, {}
+    for name, tensor in state.items():
+        if name not in _UNUSED:
+            for new_name, part in _rename(name, tensor):
+                converted[new_name], sources[new_name] = part, name
+    expected = {name: tensor.shape for name, tensor in expected.items() if not name.startswith("captioner.")}
+    _check_tensors(expected, converted, sources)
+    model = Clip4STRForSceneTextRecognition(config)
+    model.load_state_dict(converted, strict=False)
+    model.generation_config.update(
+        autoregressive=bool(hyper_parameters.get("decode_ar", True)),
+        refine_iters=int(hyper_parameters.get("refine_iters", 1)),
+    )
+    return model.eval()
+
+
+def _read_config(state, hyper):
+    def shape(name):
+        if name not in state:
+            raise ValueError(f"This is no CLIP4STR checkpoint: it has no tensor {name!r}.")
+        return state[name].shape
+
+    def depth(prefix):
+        found = {int(match[1]) for match in (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state) if match}
+        return max(found, default=-1) + 1
+
+    width, _, _, patch = shape("clip_model.visual.conv1.weight")
+    patches = shape("clip_model.visual.positional_embedding")[0] - 1
+    grid = round(patches**0.5)
+    if grid**2 != patches:
+        raise ValueError(f"clip_model.visual.positional_embedding has {patches} patches, which are no square.")
+    vocab_size, text_width = shape("clip_model.token_embedding.weight")
+    projection_dim = shape("clip_model.visual.proj")[1]
+    vision = {
+        "hidden_size": width,
+        "intermediate_size": shape("clip_model.visual.transformer.resblocks.0.mlp.c_fc.weight")[0],
+        "num_hidden_layers": depth("clip_model.visual.transformer.resblocks."),
+        "num_attention_heads": max(width // _HEAD_WIDTH, 1),
+        "image_size": grid * patch,
+        "patch_size": patch,
+    }
+    text = {
+        "vocab_size": vocab_size,
+        "hidden_size": text_width,
+        "intermediate_size": shape("clip_model.transformer.resblocks.0.mlp.c_fc.weight")[0],
+        "num_hidden_layers": depth("clip_model.transformer.resblocks."),
+        "num_attention_heads": max(text_width // _HEAD_WIDTH, 1),
+        "max_position_embeddings": shape("clip_model.positional_embedding")[0],
+        "bos_token_id": vocab_size - 2,
+        "eos_token_id": vocab_size - 1,
+    }
+    shared = {"projection_dim": projection_dim, "hidden_act": "quick_gelu"}
+    charset = hyper.get("charset_train", DEFAULT_CHARSET)
+    classes = shape("visual_decoder.head.weight")[0]
+    if classes != len(charset) + 1:
+        raise ValueError(f"visual_decoder.head.weight has {classes} classes, the charset has {len(charset)} characters.")
+    return Clip4STRConfig(
+        text_config=text | shared,
+        vision_config=vision | shared,
+        charset=charset,
+        max_label_length=shape("visual_decoder.pos_queries")[1] - 1,
+        caption_context_length=hyper.get("context_length", 16),
+        decoder_layers=depth("visual_decoder.layers."),
+        decoder_attention_heads=hyper.get("dec_num_heads", 8),
+        decoder_mlp_ratio=shape("visual_decoder.layers.0.linear1.weight")[0] // projection_dim,
+        decoder_dropout=hyper.get("dropout", 0.1),
+        num_frozen_text_layers=hyper.get("text_freeze_nlayer", 6),
+        num_frozen_image_layers=hyper.get("image_freeze_nlayer", -1),
+        detach_image_features=hyper.get("image_detach", True),
+        num_permutations=hyper.get("perm_num", 6),
+    )
+
+
+def _rename(name, tensor):
+    """The new names of a tensor of the original, each with its part."""
+    new_name = name
+    for pattern, replacement in _TOWERS + _DECODERS:
+        new_name = re.sub(pattern, replacement, new_name)
+    if name in _TRANSPOSED:
+        tensor = tensor.T
+    if ".in_proj_" not in new_name:
+        return [(new_name, tensor.contiguous())]
+    parts = zip("qkv", tensor.chunk(3))
+    return [(new_name.replace("in_proj_", f"{letter}_proj."), part.contiguous()) for letter, part in parts]
+
+
+def _check_tensors(expected, converted, sources):
+    problems = [f"missing: {name}" for name in expected if name not in converted]
+    problems += [f"unknown: {sources[name]}" for name in converted if name not in expected]
+    problems += [
+        f"misshapen: {sources[name]} gives {name} {tuple(converted[name].shape)} instead of {tuple(shape)}"
+        for name, shape in expected.items()
+        if name in converted and converted[name].shape != shape
+    ]
+    if problems:
+        raise ValueError("The checkpoint does not fit the model it describes:\n" + "\n".join(problems))

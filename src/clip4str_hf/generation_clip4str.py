@@ -1,0 +1,334 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Dual predict-and-refine decoding of Clip4STR (CLIP4STR, arXiv 2305.14014, 3.4)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList
+from transformers.utils import ModelOutput
+
+
+# What this decoding adds to a `GenerationConfig`, with its defaults.
+GENERATION_DEFAULTS = {
+    "autoregressive": True,
+    "refine_iters": 1,
+    "visual_only": False,
+    "cross_modal_single_pass": False,
+}
+
+# Options of other decodings, and the values that leave them off.
+UNSUPPORTED_OPTIONS = {
+    "num_beams": (None, 1),
+    "num_beam_groups": (None, 1),
+    "do_sample": (None, False),
+    "num_return_sequences": (None, 1),
+    "penalty_alpha": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "guidance_scale": (None, 1),
+    "prompt_lookup_num_tokens": (None,),
+    "stop_strings": (None,),
+    "max_time": (None,),
+    "watermarking_config": (None,),
+    "cache_implementation": (None,),
+    "output_hidden_states": (None, False),
+}
+
+
+@dataclass
+class Clip4STRGenerateOutput(ModelOutput):
+    """
+    What [`Clip4STRForSceneTextRecognition.generate`] reads, with `return_dict_in_generate=True`.
+
+    Args:
+        sequences (`torch.LongTensor` of shape `(batch_size, positions + 1)`):
+            Begin token, characters, end token, padding. A text that fills all positions has no end token.
+        confidence (`torch.FloatTensor` of shape `(batch_size,)`):
+            Product of the probabilities of the characters and of the end token.
+        logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
+            Scores of the answer before softmax, logits processors applied: of the cross-modal branch, or of the visual
+            branch with `visual_only`.
+        visual_logits (`torch.FloatTensor` of shape `(batch_size, visual positions, num_classes)`):
+            The same of the visual branch.
+        visual_sequences (`torch.LongTensor` of shape `(batch_size, visual positions + 1)`):
+            What the visual branch read.
+        scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
+            `logits`, position by position, `(batch_size, num_classes)` each.
+        visual_scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
+            `visual_logits`, position by position.
+        image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
+            Projected features of the image tower.
+        encoder_attentions, cross_attentions, visual_cross_attentions (*optional*, with `output_attentions=True`):
+            Attention weights as in [`Clip4STROutput`], of the last pass of each branch.
+    """
+
+    sequences: torch.LongTensor | None = None
+    confidence: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    visual_logits: torch.FloatTensor | None = None
+    visual_sequences: torch.LongTensor | None = None
+    scores: tuple[torch.FloatTensor, ...] | None = None
+    visual_scores: tuple[torch.FloatTensor, ...] | None = None
+    image_features: torch.FloatTensor | None = None
+    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    visual_cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+@dataclass
+class Prediction:
+    """Characters `(batch_size, positions)`, their logits, and the weights over the memory, one tensor a layer."""
+
+    tokens: torch.LongTensor
+    logits: torch.FloatTensor
+    attentions: tuple
+
+
+def character_probabilities(logits: torch.Tensor, eos_token_id: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """
+    The text in logits `(batch_size, positions, num_classes)` and how sure it is, in float32.
+
+    Returns:
+        `(ids, probabilities, in_text)`, all `(batch_size, positions)`: the likeliest classes, their probabilities, and
+        where a position counts, which are the characters and the first end token. The product of the probabilities
+        that count is the confidence of the word.
+    """
+    probabilities, ids = logits.float().softmax(-1).max(-1)
+    is_end = ids == eos_token_id
+    return ids, probabilities, is_end.cumsum(-1) - is_end.long() == 0
+
+
+class Clip4STRGenerationMixin(GenerationMixin):
+    """`generate` for a model with two branches that predict a text and refine it."""
+
+    def _set_generation_defaults(self):
+        config = self.config
+        self.generation_config.update(
+            bos_token_id=config.bos_token_id,
+            eos_token_id=config.eos_token_id,
+            pad_token_id=config.pad_token_id,
+            decoder_start_token_id=config.bos_token_id,
+            max_length=config.max_label_length + 2,
+            allow_custom_entries=True,
+            **GENERATION_DEFAULTS,
+        )
+
+    @torch.no_grad()
+    def generate(
+        self,
+        pixel_values: torch.FloatTensor,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], list[int]] | None = None,
+        synced_gpus: bool | None = None,
+        **kwargs,
+    ) -> Clip4STRGenerateOutput | torch.LongTensor:
+        """
+        Reads images: the visual branch predicts a text, the cross-modal branch reads image and prediction, and both
+        refine what they read.
+
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
+                Images as the processor makes them.
+            generation_config (`GenerationConfig`, *optional*):
+                Options in place of the model's own; any of them may also be given by name:
+
+                - `autoregressive` (`bool`, defaults to `True`): predict character after character, or all at once.
+                - `refine_iters` (`int`, defaults to 1): refinements, 0 or more.
+                - `visual_only` (`bool`, defaults to `False`): answer with the visual branch, no text tower.
+                - `cross_modal_single_pass` (`bool`, defaults to `False`): predict the cross-modal text in one pass
+                  from the characters of the visual branch.
+                - `max_length` (`int`, defaults to `max_label_length + 2`): length of `sequences`, begin token
+                  included; or `max_new_tokens`.
+                - `output_scores`, `output_attentions`, `return_dict_in_generate` (`bool`): what to return.
+            logits_processor (`LogitsProcessorList`, *optional*):
+                Applied to both branches in every pass, from left to right, with the begin token and the characters
+                before as `input_ids`; so are the processors that options such as `suppress_tokens` stand for.
+            prefix_allowed_tokens_fn (`Callable`, *optional*):
+                From the index in the batch and the ids so far to the ids that may follow (a pattern, a lexicon).
+            synced_gpus (`bool`, *optional*):
+                Whether to run all steps, so that processes that share the parameters stay together.
+
+        Returns:
+            `sequences`, or a [`Clip4STRGenerateOutput`] with `return_dict_in_generate=True`.
+
+        Raises:
+            ValueError: for options of other decodings (beams, sampling, ...), unknown ones and wrong values.
+        """
+        kwargs.pop("labels", None)  # Seq2SeqTrainer hands over the whole batch
+        config, unknown = self._prepare_generation_config(generation_config, **kwargs)
+        unknown.pop("output_attentions", None)
+        self._check_options(config, unknown)
+        self._prepare_special_tokens(config, device=pixel_values.device)
+        processors = self._get_logits_processor(
+            config,
+            input_ids_seq_length=1,
+            prefix_allowed_tokens_fn=prefix_allowed_tokens_fn,
+            logits_processor=logits_processor,
+            device=pixel_values.device,
+        )
+        output = self.read(pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus)
+        if not config.return_dict_in_generate:
+            return output.sequences
+        if config.output_scores:
+            output.scores, output.visual_scores = output.logits.unbind(1), output.visual_logits.unbind(1)
+        return output
+
+    def read(
+        self,
+        pixel_values: torch.FloatTensor,
+        generation_config: GenerationConfig,
+        logits_processor: LogitsProcessorList | None = None,
+        output_attentions: bool = False,
+        stop_early: bool = True,
+    ) -> Clip4STRGenerateOutput:
+        """The decoding itself, with options that are complete; see `generate`."""
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                "output_attentions needs attn_implementation='eager', this model runs "
+                f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
+            )
+        positions = self._positions(generation_config)
+        processor = _Selector(logits_processor, self.config.bos_token_id, self.config.pad_token_id)
+        steps = {"positions": positions, "select": processor, "stop_early": stop_early}
+        autoregressive = generation_config.autoregressive
+
+        features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
+
+        visual_memory = self.visual_decoder.project_memory(features)
+        visual = self._predict(self.visual_decoder, visual_memory, autoregressive, **steps)
+        answer = visual
+        if not generation_config.visual_only:
+            image_memory = self.cross_decoder.project_memory(features)
+            memory = self._cross_memory(image_memory, self.get_text_features(self.captioner(visual.tokens)))
+            if generation_config.cross_modal_single_pass:
+                answer = self._predict_in_one_pass(self.cross_decoder, memory, visual.tokens, processor)
+            else:
+                # At least the steps of the visual branch, as in the original, and on until its own rows have ended, so
+                # that a text does not depend on the batch.
+                least = visual.tokens.shape[1]
+                answer = self._predict(self.cross_decoder, memory, autoregressive, **steps, least=least)
+
+        for _ in range(generation_config.refine_iters):
+            visual = self._refine(self.visual_decoder, visual_memory, visual.tokens, positions, processor)
+            if generation_config.visual_only:
+                answer = visual
+            else:
+                memory = self._cross_memory(image_memory, self.get_text_features(self.captioner(visual.tokens)))
+                answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, processor)
+
+        _, probabilities, in_text = character_probabilities(answer.logits, self.config.eos_token_id)
+        return Clip4STRGenerateOutput(
+            sequences=self._sequences(answer.tokens),
+            confidence=probabilities.masked_fill(~in_text, 1.0).prod(-1),
+            logits=answer.logits,
+            visual_logits=visual.logits,
+            visual_sequences=self._sequences(visual.tokens),
+            image_features=features,
+            encoder_attentions=encoder_attentions,
+            cross_attentions=answer.attentions if output_attentions and answer is not visual else None,
+            visual_cross_attentions=visual.attentions if output_attentions else None,
+        )
+
+    def _predict(self, decoder, memory, autoregressive, positions, select, stop_early, least=1) -> Prediction:
+        """From the begin token alone: character after character until every row has ended, or all at once."""
+        begin = self._begin(memory)
+        if not autoregressive:
+            logits, attentions = decoder(begin, memory, num_queries=positions)
+            return Prediction(*select(logits), attentions)
+        # A graph that is captured has no data-dependent stop.
+        stop_early = stop_early and not torch.compiler.is_compiling()
+        cache, ids, ended = DynamicCache(), begin, torch.zeros_like(begin, dtype=torch.bool)
+        logits, attentions = [], []
+        for _ in range(positions):
+            step_logits, step_attentions = decoder(ids[:, -1:], memory, cache=cache)
+            scores = select.scores(ids, step_logits[:, -1])
+            token = scores.argmax(-1, keepdim=True)
+            ids = torch.cat([ids, token], dim=1)
+            logits.append(scores)
+            attentions.append(step_attentions)
+            ended = ended | (token == self.config.eos_token_id)
+            if stop_early and len(logits) >= least and ended.all():
+                break
+        by_layer = zip(*attentions)
+        attentions = tuple(None if layer[0] is None else torch.cat(layer, dim=2) for layer in by_layer)
+        return Prediction(ids[:, 1:], torch.stack(logits, dim=1), attentions)
+
+    def _predict_in_one_pass(self, decoder, memory, tokens, select) -> Prediction:
+        """Each position sees the characters before it, of another branch."""
+        context = torch.cat([self._begin(memory), tokens[:, :-1]], dim=1)
+        length = context.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool, device=context.device).tril()[None, None]
+        logits, attentions = decoder(context, memory, causal, causal)
+        return Prediction(*select(logits), attentions)
+
+    def _refine(self, decoder, memory, tokens, positions, select) -> Prediction:
+        """Each position sees every other character of the text, up to its end (the cloze mask of the paper)."""
+        context = torch.cat([self._begin(memory), tokens[:, : positions - 1]], dim=1)
+        context = nn.functional.pad(context, (0, positions - context.shape[1]), value=self.config.eos_token_id)
+        places = torch.arange(positions, device=context.device)
+        in_text = (context == self.config.eos_token_id).cumsum(-1) == 0
+        mask = ((places[None, :] != places[:, None] + 1) & in_text[:, None, :])[:, None]
+        logits, attentions = decoder(context, memory, mask, mask)
+        return Prediction(*select(logits), attentions)
+
+    def _begin(self, memory):
+        keys = memory[0][0]
+        return torch.full((len(keys), 1), self.config.bos_token_id, dtype=torch.long, device=keys.device)
+
+    def _sequences(self, tokens):
+        is_end = tokens == self.config.eos_token_id
+        tokens = tokens.masked_fill(is_end.cumsum(-1) - is_end.long() > 0, self.config.pad_token_id)
+        return nn.functional.pad(tokens, (1, 0), value=self.config.bos_token_id)
+
+    def _positions(self, config):
+        """Characters to predict, the end token included."""
+        positions = config.max_length - 1 if config.max_new_tokens is None else config.max_new_tokens
+        if not 1 <= positions <= self.config.max_label_length + 1:
+            raise ValueError(
+                f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads sequences of "
+                f"2 to {self.config.max_label_length + 2} tokens, begin and end included."
+            )
+        return positions
+
+    def _check_options(self, config, unknown):
+        if unknown:
+            raise ValueError(f"generate does not know {sorted(unknown)}.")
+        for name, off in UNSUPPORTED_OPTIONS.items():
+            if getattr(config, name, None) not in off:
+                raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")
+        if not isinstance(config.refine_iters, int) or config.refine_iters < 0:
+            raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
+
+
+class _Selector:
+    """The likeliest characters under the logits processors, which see what was selected before."""
+
+    def __init__(self, processors, bos_token_id, pad_token_id):
+        self.processors = processors
+        self.bos_token_id, self.pad_token_id = bos_token_id, pad_token_id
+
+    def scores(self, ids, logits):
+        """Scores `(rows, num_classes)` of the character after `ids`, `(rows, length)`."""
+        if not self.processors:
+            return logits
+        after_end = (ids == 0).cumsum(-1) - (ids == 0).long() > 0
+        return self.processors(ids.masked_fill(after_end, self.pad_token_id), logits)
+
+    def __call__(self, logits):
+        """Characters and scores of all positions of `logits`, `(rows, positions, num_classes)`."""
+        if not self.processors:
+            return logits.argmax(-1), logits
+        ids = torch.full_like(logits[:, :1, 0], self.bos_token_id, dtype=torch.long)
+        scores = []
+        for position in logits.unbind(1):
+            scores.append(self.scores(ids, position))
+            ids = torch.cat([ids, scores[-1].argmax(-1, keepdim=True)], dim=1)
+        return ids[:, 1:], torch.stack(scores, dim=1)
+
+
+__all__ = ["Clip4STRGenerateOutput", "Clip4STRGenerationMixin", "character_probabilities"]

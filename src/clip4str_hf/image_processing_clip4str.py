@@ -1,0 +1,174 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clip4STR image processor: any image of a word -> pixels."""
+
+import base64
+import os
+from collections.abc import Sequence
+from io import BytesIO
+
+import numpy as np
+from PIL import Image, ImageOps
+from transformers import CLIPImageProcessorPil
+
+# The client of `load_image`: the package behind it differs from one huggingface_hub to the next.
+from transformers.image_utils import ChannelDimension, httpx, is_valid_image
+from transformers.utils import is_torch_tensor
+
+
+class Clip4STRImageProcessor(CLIPImageProcessorPil):
+    r"""
+    Image processor of a [`Clip4STRForSceneTextRecognition`] (METHOD, encoders). It is CLIP's, except that
+
+    - an image is squashed to `size`: bicubic, without keeping the aspect ratio, without centre crop;
+    - it is always the Pillow form, bit-equal to `Image.resize` with or without torchvision, because the released
+      models were trained on such pixels;
+    - more images are read, and they are read the same wherever they come from.
+
+    Images, one or a list (nested lists are flattened):
+
+    - paths, `http(s)://` and `data:` URLs of files that Pillow reads, of animations the first frame;
+    - PIL images of any mode. The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to
+      8 bits; modes `I` and `F` count as 8-bit where no value exceeds 255, `F` as 0 to 1 where none exceeds 1;
+    - NumPy arrays and torch tensors, `(height, width)`, or with 1 (grey), 3 (RGB) or 4 (RGBA) channels, first or
+      last, and batches of these. Integers are 8-bit, `uint16` and values beyond 255 are 16-bit; floats lie in 0 to 1.
+      Where both ends of a shape could be the channels, 3 and 4 go before 1, then arrays have them last and tensors
+      first; `input_data_format` decides otherwise.
+
+    A call gives `pixel_values`: float32 of shape `(batch, 3, height, width)` with `return_tensors="pt"`.
+
+    Raises:
+        TypeError: if an item is not an image; the message names its position and type.
+        ValueError: if an image cannot be read; the message names its position, and its path or URL if it has one.
+            Also if `size` has no height and width, or no image is given.
+    """
+
+    size = {"height": 224, "width": 224}
+    default_to_square = True
+    do_center_crop = False
+
+    def fetch_images(self, images) -> list:
+        """
+        A flat list of images, those given by path or URL opened. A PIL image, array or tensor stays what it is.
+
+        Raises:
+            TypeError: if an item is not an image.
+            ValueError: if a path or URL cannot be read, or there is no image.
+        """
+        images = [self._fetch(index, image) for index, image in enumerate(_flatten(images))]
+        if not images:
+            raise ValueError("No image was given.")
+        return images
+
+    @staticmethod
+    def _fetch(index: int, image):
+        if isinstance(image, str | os.PathLike):
+            try:
+                return _open(os.fspath(image))
+            except Exception as error:
+                raise ValueError(f"Image {index} ({str(image)[:200]!r}) cannot be read: {error}") from error
+        if not is_valid_image(image):
+            raise TypeError(
+                f"Image {index} is of type {type(image).__name__}: accepted are paths, URLs, PIL images, "
+                "NumPy arrays and torch tensors."
+            )
+        return image
+
+    def _prepare_image_like_inputs(self, images, *args, input_data_format=None, **kwargs) -> list[np.ndarray]:
+        # The step of the base class between what it was given and what it resizes: uint8, channels first, RGB.
+        prepared = []
+        for index, image in enumerate(self.fetch_images(images)):
+            try:
+                rgb = _to_rgb(image, input_data_format)
+            except Exception as error:
+                raise ValueError(f"Image {index} cannot be read: {error}") from error
+            prepared.append(np.moveaxis(np.asarray(rgb), -1, 0))
+        return prepared
+
+    def _standardize_kwargs(self, *args, **kwargs) -> dict:
+        kwargs = super()._standardize_kwargs(*args, **kwargs)
+        size = kwargs["size"]
+        if not (size.height and size.width):
+            raise ValueError(
+                f"size must hold height and width, got {dict(size)}: words are squashed, their aspect ratio is not "
+                "kept. `Clip4STRProcessor.from_clip_processor` takes over the processor of a CLIP."
+            )
+        return kwargs
+
+
+def _flatten(images) -> list:
+    if isinstance(images, Sequence) and not isinstance(images, str | bytes):
+        return [image for item in images for image in _flatten(item)]
+    # A PIL image has no `ndim`.
+    return list(images) if getattr(images, "ndim", None) == 4 else [images]
+
+
+def _open(source: str) -> Image.Image:
+    # Not transformers' `load_image`: it converts to RGB, which drops transparency and clips 16-bit grey.
+    file: str | BytesIO
+    if source.startswith(("http://", "https://")):
+        file = BytesIO(httpx.get(source, follow_redirects=True).raise_for_status().content)
+    elif source.startswith("data:image/"):
+        file = BytesIO(base64.b64decode(source.partition(",")[2]))
+    else:
+        file = source
+    with Image.open(file) as image:
+        return ImageOps.exif_transpose(image)
+
+
+def _to_rgb(image, input_data_format: ChannelDimension | str | None) -> Image.Image:
+    if isinstance(image, Image.Image):
+        image = ImageOps.exif_transpose(image)
+    else:
+        image = _from_array(image, input_data_format)
+    if 0 in image.size:
+        raise ValueError(f"it has {image.width} x {image.height} pixels")
+    if image.mode == "F" or image.mode.startswith("I"):
+        pixels = np.asarray(image)
+        if image.mode == "F" and pixels.max() > 1:
+            pixels = (pixels / 255).clip(0, 1)
+        image = Image.fromarray(_to_uint8(pixels))
+    if image.mode in ("La", "RGBa"):
+        image = image.convert(image.mode.upper())
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
+
+
+def _from_array(image, input_data_format: ChannelDimension | str | None) -> Image.Image:
+    is_torch = is_torch_tensor(image)
+    if is_torch:
+        image = image.detach().cpu()
+        # NumPy has no bfloat16.
+        image = image.float().numpy() if image.is_floating_point() else image.numpy()
+    shape = image.shape
+    if image.ndim == 3:
+        if input_data_format is None:
+            possible = (3, 4) if shape[0] in (3, 4) or shape[-1] in (3, 4) else (1,)
+            first = shape[0] in possible and (is_torch or shape[-1] not in possible)
+        else:
+            first = ChannelDimension(input_data_format) == ChannelDimension.FIRST
+        image = np.moveaxis(image, 0, -1) if first else image
+        image = image[..., 0] if image.shape[-1] == 1 else image
+    if 0 in shape or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[-1] not in (3, 4)):
+        raise ValueError(f"its shape {tuple(shape)} is not (height, width) or with 1, 3 or 4 channels first or last")
+    return Image.fromarray(np.ascontiguousarray(_to_uint8(image)))
+
+
+def _to_uint8(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    if pixels.dtype.kind == "b":
+        return pixels * np.uint8(255)
+    if pixels.dtype.kind not in "iuf":
+        raise ValueError(f"pixels of type {pixels.dtype} are not numbers")
+    low, high = pixels.min(), pixels.max()
+    limit = 1 if pixels.dtype.kind == "f" else 65535
+    if not (low >= 0 and high <= limit):  # not the other way round, so that NaN fails
+        raise ValueError(f"pixels of type {pixels.dtype} must lie in 0 to {limit}, got {low} to {high}")
+    if limit == 65535:
+        limit = 65535 if pixels.dtype == np.uint16 or high > 255 else 255
+    return np.rint(pixels * np.float32(255 / limit)).astype(np.uint8)
+
+
+__all__ = ["Clip4STRImageProcessor"]

@@ -1,0 +1,536 @@
+# SPDX-License-Identifier: Apache-2.0
+"""PyTorch Clip4STR model: CLIP's towers, two permuted-language-modelling decoders and the training loss."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, DynamicCache
+from transformers import initialization as init
+from transformers.modeling_layers import GradientCheckpointingLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
+from transformers.utils import ModelOutput
+
+from .captioning_clip4str import Clip4STRCaptioner
+from .configuration_clip4str import Clip4STRConfig
+from .generation_clip4str import Clip4STRGenerationMixin
+
+
+IGNORE_INDEX = -100
+
+
+@dataclass
+class Clip4STROutput(ModelOutput):
+    """
+    Output of [`Clip4STRForSceneTextRecognition`].
+
+    Args:
+        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+            Permuted-language-modelling loss of both branches.
+        logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
+            Scores of the cross-modal branch before softmax. Without labels: of the reading, `max_label_length + 1`
+            positions after refinement. With labels: from left to right given the labels, as many positions as the
+            longest label and its end.
+        visual_logits (`torch.FloatTensor` of the shape of `logits`):
+            The same of the visual branch.
+        image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
+            Projected features of all tokens of the image tower.
+        encoder_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
+            Attention weights of the image tower, `(batch_size, heads, patches + 1, patches + 1)` a layer.
+        cross_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
+            Weights of the cross-modal decoder over its memory, image tokens first, then caption tokens: `(batch_size,
+            heads, positions, patches + 1 + caption_context_length)` a layer.
+        visual_cross_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
+            The same of the visual decoder, `(batch_size, heads, positions, patches + 1)` a layer.
+    """
+
+    loss: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+    visual_logits: torch.FloatTensor | None = None
+    image_features: torch.FloatTensor | None = None
+    encoder_attentions: tuple[torch.FloatTensor, ...] | None = None
+    cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+    visual_cross_attentions: tuple[torch.FloatTensor, ...] | None = None
+
+
+def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    weights = query @ key.transpose(-1, -2) * scaling
+    if attention_mask is not None:
+        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+    weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
+    dropped = nn.functional.dropout(weights, p=dropout, training=module.training)
+    return (dropped @ value).transpose(1, 2).contiguous(), weights
+
+
+class Clip4STRAttention(nn.Module):
+    """Multi-head attention whose keys and values are projected apart, so that they can be kept."""
+
+    def __init__(self, config: Clip4STRConfig):
+        super().__init__()
+        self.config = config
+        self.head_dim = config.hidden_size // config.decoder_attention_heads
+        self.scaling = self.head_dim**-0.5
+        self.dropout = config.decoder_dropout
+        self.is_causal = False  # or a mask that is left out would be taken for a causal one
+        self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
+        self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
+
+    def keys_and_values(self, states: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values `(batch_size, heads, length, head_dim)` of `states`, `(batch_size, length, hidden_size)`."""
+        return self._split_heads(self.k_proj(states)), self._split_heads(self.v_proj(states))
+
+    def forward(self, states, keys, values, attention_mask=None):
+        """`attention_mask`: bool, true where a query sees a key, broadcastable to `(batch_size, 1, queries, keys)`."""
+        implementation = self.config._attn_implementation
+        if attention_mask is not None and "flash" in (implementation or ""):
+            implementation = "sdpa"  # the flash kernels take no mask of single pairs
+        attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
+        output, weights = attention(
+            self,
+            self._split_heads(self.q_proj(states)),
+            keys,
+            values,
+            attention_mask,
+            scaling=self.scaling,
+            dropout=self.dropout if self.training else 0.0,
+        )
+        return self.out_proj(output.reshape(states.shape)), weights
+
+    def _split_heads(self, states):
+        return states.view(*states.shape[:-1], -1, self.head_dim).transpose(1, 2)
+
+
+class Clip4STRMLP(nn.Module):
+    def __init__(self, config: Clip4STRConfig):
+        super().__init__()
+        self.fc1 = nn.Linear(config.hidden_size, config.decoder_mlp_ratio * config.hidden_size)
+        self.fc2 = nn.Linear(config.decoder_mlp_ratio * config.hidden_size, config.hidden_size)
+        self.activation = nn.GELU()
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(self, states):
+        return self.fc2(self.dropout(self.activation(self.fc1(states))))
+
+
+class Clip4STRDecoderLayer(GradientCheckpointingLayer):
+    """
+    A pre-norm layer with two streams: the queries ask what stands at their position, the content is what has been read.
+    Both go through the same weights; the content is updated only where a further layer reads it.
+    """
+
+    def __init__(self, config: Clip4STRConfig, updates_content: bool):
+        super().__init__()
+        self.updates_content = updates_content
+        self.self_attn = Clip4STRAttention(config)
+        self.cross_attn = Clip4STRAttention(config)
+        self.mlp = Clip4STRMLP(config)
+        for name in ("norm_query", "norm_content", "norm_cross", "norm_mlp"):
+            setattr(self, name, nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps))
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def forward(self, query, content, memory, query_mask=None, content_mask=None, update_cache=None):
+        content_states = self.norm_content(content)
+        context = self.self_attn.keys_and_values(content_states)
+        if update_cache is not None:
+            context = update_cache(*context)
+        query, weights = self._stream(query, self.norm_query(query), context, memory, query_mask)
+        if self.updates_content:
+            content, _ = self._stream(content, content_states, context, memory, content_mask)
+        return query, content, weights
+
+    def _stream(self, states, normed, context, memory, mask):
+        attended, _ = self.self_attn(normed, *context, mask)
+        states = states + self.dropout(attended)
+        # The orderings of an image that are trained together ask its memory in one go.
+        normed = self.norm_cross(states).view(memory[0].shape[0], -1, states.shape[-1])
+        attended, weights = self.cross_attn(normed, *memory)
+        states = states + self.dropout(attended.view_as(states))
+        return states + self.dropout(self.mlp(self.norm_mlp(states))), weights
+
+
+class Clip4STRDecoder(nn.Module):
+    """
+    The decoder of PARSeq (arXiv 2207.06966), one for each branch: reads characters out of a memory of features, with
+    any part of the text as context.
+    """
+
+    def __init__(self, config: Clip4STRConfig):
+        super().__init__()
+        self.embedding_scale = math.sqrt(config.hidden_size)
+        self.character_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.position_queries = nn.Parameter(torch.empty(1, config.max_label_length + 1, config.hidden_size))
+        self.layers = nn.ModuleList(
+            Clip4STRDecoderLayer(config, updates_content=index + 1 < config.decoder_layers)
+            for index in range(config.decoder_layers)
+        )
+        self.norm = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
+        self.head = nn.Linear(config.hidden_size, config.num_classes)
+        self.dropout = nn.Dropout(config.decoder_dropout)
+
+    def project_memory(self, features: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        """
+        What the cross-attention of each layer reads of a memory: keys and values, `(batch_size, heads, tokens,
+        head_dim)`, of features `(batch_size, tokens, hidden_size)`.
+        """
+        return [layer.cross_attn.keys_and_values(features) for layer in self.layers]
+
+    def forward(
+        self,
+        input_ids: torch.LongTensor,
+        memory: list[tuple[torch.Tensor, torch.Tensor]],
+        query_mask: torch.BoolTensor | None = None,
+        content_mask: torch.BoolTensor | None = None,
+        cache: DynamicCache | None = None,
+        num_queries: int | None = None,
+    ) -> tuple[torch.Tensor, tuple]:
+        """
+        Args:
+            input_ids (`torch.LongTensor` of shape `(rows, length)`):
+                The context, begin token first. With a cache: the tokens that the cache does not hold yet.
+            memory:
+                Of `project_memory`, for `rows` images, or for `rows / n` with each image's n rows side by side.
+            query_mask, content_mask (`torch.BoolTensor`, *optional*):
+                True where a position sees a token, broadcastable to `(rows, 1, positions, length)`.
+            cache (`DynamicCache`, *optional*):
+                Keys and values of the context so far; extended in place.
+            num_queries (`int`, *optional*):
+                Positions to ask for, from the first not in the cache; as many as `input_ids` holds by default.
+
+        Returns:
+            Logits of shape `(rows, positions, num_classes)` and the weights over the memory, layer by layer. Query k
+            tells the character after token k.
+        """
+        start = cache.get_seq_length() if cache is not None else 0
+        content = self._embed(input_ids, start)
+        stop = start + (input_ids.shape[1] if num_queries is None else num_queries)
+        query = self.position_queries[:, start:stop].expand(len(input_ids), -1, -1)
+        query, attentions = self.dropout(query), ()
+        for index, layer in enumerate(self.layers):
+            update_cache = None if cache is None else lambda k, v, index=index: cache.update(k, v, index)
+            query, content, weights = layer(query, content, memory[index], query_mask, content_mask, update_cache)
+            attentions += (weights,)
+        return self.head(self.norm(query)), attentions
+
+    def _embed(self, input_ids, start):
+        embedded = self.embedding_scale * self.character_embedding(input_ids)
+        # The begin token has no position; token k >= 1 has that of the query that asked for it.
+        positions = nn.functional.pad(self.position_queries, (0, 0, 1, 0))[:, start : start + input_ids.shape[1]]
+        return self.dropout(embedded + positions)
+
+
+class Clip4STRPreTrainedModel(PreTrainedModel):
+    config_class = Clip4STRConfig
+    base_model_prefix = "clip4str"
+    main_input_name = "pixel_values"
+    input_modalities = ("image",)
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the loss is a mean over the characters of all orderings
+    _no_split_modules = ["CLIPEncoderLayer", "CLIPVisionEmbeddings", "CLIPTextEmbeddings", "Clip4STRDecoder"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _supports_attention_backend = True
+
+    @torch.no_grad()
+    def _init_weights(self, module):
+        """Truncated normal for the decoders; the towers initialise themselves."""
+        std = self.config.initializer_range
+        if isinstance(module, Clip4STRCaptioner):
+            module.fill_tables()
+            module.fill_merges()
+        elif isinstance(module, Clip4STRDecoder):
+            init.trunc_normal_(module.position_queries, std=std)
+        elif isinstance(module, (nn.Linear, nn.Embedding)):
+            init.trunc_normal_(module.weight, std=std)
+            if getattr(module, "bias", None) is not None:
+                init.zeros_(module.bias)
+        elif isinstance(module, nn.LayerNorm):
+            init.ones_(module.weight)
+            init.zeros_(module.bias)
+
+
+class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGenerationMixin):
+    """
+    Reads the word in an image: CLIP's image tower, a visual branch that predicts the text, CLIP's text tower for that
+    prediction, and a cross-modal branch that reads image and prediction together (CLIP4STR, arXiv 2305.14014).
+
+    Args:
+        config ([`Clip4STRConfig`]): all sizes, the characters, and what is trained.
+
+    Example:
+
+    ```python
+    >>> from PIL import Image
+    >>> from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+
+    >>> processor = Clip4STRProcessor.from_pretrained(default_checkpoint())
+    >>> model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
+    >>> inputs = processor(images=Image.open("word.png"), return_tensors="pt")
+    >>> outputs = model.generate(**inputs, return_dict_in_generate=True)
+    >>> processor.post_process_text_recognition(outputs)  # [{"text": ..., "score": ..., "char_scores": [...]}]
+    ```"""
+
+    def __init__(self, config: Clip4STRConfig):
+        super().__init__(config)
+        self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
+        self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config)
+        self.captioner = Clip4STRCaptioner(config)
+        self.visual_decoder = Clip4STRDecoder(config)
+        self.cross_decoder = Clip4STRDecoder(config)
+        self.post_init()
+        self._set_generation_defaults()
+        self._freeze_layers()
+
+    @classmethod
+    def from_clip_pretrained(
+        cls, clip: str | os.PathLike | CLIPModel, config: Clip4STRConfig | None = None, **kwargs
+    ) -> Clip4STRForSceneTextRecognition:
+        """
+        A reader whose towers are CLIP's and whose decoders are new.
+
+        Args:
+            clip (`str`, `os.PathLike` or `CLIPModel`):
+                A CLIP checkpoint of the Hub, a local folder, or a model that is loaded already.
+            config ([`Clip4STRConfig`], *optional*):
+                The whole configuration; by default CLIP's own with this class's defaults.
+            kwargs:
+                Fields of [`Clip4STRConfig`] to set (`charset=`, `max_label_length=`, `image_size=`, ...). The rest
+                goes to `CLIPModel.from_pretrained` (`revision=`, `dtype=`, `cache_dir=`, ...).
+
+        Raises:
+            ValueError: if fields do not fit this CLIP, or arguments are left that belong to neither.
+        """
+        fields = {name: kwargs.pop(name) for name in list(kwargs) if name in Clip4STRConfig.field_names()}
+        if not isinstance(clip, CLIPModel):
+            clip = CLIPModel.from_pretrained(clip, **kwargs)
+        elif kwargs:
+            raise ValueError(f"Arguments {sorted(kwargs)} are no fields of Clip4STRConfig, and the CLIPModel is loaded.")
+        if config is None:
+            config = Clip4STRConfig.from_clip_config(clip.config, **fields)
+        elif fields:
+            raise ValueError(f"Give a whole config or fields of one ({sorted(fields)}), not both.")
+        config.dtype = clip.dtype
+        reader = cls._from_config(config, dtype=clip.dtype)
+        state = {f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"}
+        missing = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))} - set(state)
+        if missing:
+            raise ValueError(f"This CLIP lacks tensors of the towers: {sorted(missing)}.")
+        reader.load_state_dict(state, strict=False)
+        return reader.eval()
+
+    def get_input_embeddings(self) -> nn.Module:
+        return self.vision_tower.get_input_embeddings()
+
+    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
+        """
+        Projected features of all tokens, class token first, `(batch_size, patches + 1, hidden_size)`, of images
+        `(batch_size, channels, height, width)`. CLIP's post layer norm is applied to every token.
+        """
+        return self._encode_image(pixel_values, **kwargs)[0]
+
+    def get_text_features(self, caption_ids: torch.LongTensor) -> torch.FloatTensor:
+        """
+        Projected features of all tokens, padding included and unmasked, `(batch_size, caption_context_length,
+        hidden_size)`, of captions `(batch_size, caption_context_length)`.
+        """
+        hidden_states = self.text_tower.text_model(input_ids=caption_ids).last_hidden_state
+        return self.text_tower.text_projection(hidden_states)
+
+    def forward(
+        self,
+        pixel_values: torch.FloatTensor,
+        labels: torch.LongTensor | None = None,
+        output_attentions: bool | None = None,
+        return_dict: bool | None = None,
+        permutations: torch.LongTensor | None = None,
+    ) -> Clip4STROutput | tuple:
+        """
+        Args:
+            pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
+                Images as the processor makes them, of the configuration's `image_size`.
+            labels (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
+                Begin token, characters, end token, then padding: the pad token or -100.
+            output_attentions (`bool`, *optional*):
+                Whether to return attention weights; needs `attn_implementation="eager"`.
+            return_dict (`bool`, *optional*):
+                Whether to return a [`Clip4STROutput`] or a tuple.
+            permutations (`torch.LongTensor` of shape `(orderings, longest label + 2)`, *optional*):
+                The orderings of the loss, left to right first; drawn by `sample_permutations` when not given.
+
+        Returns:
+            [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by the model's generation
+            configuration), with labels the permuted-language-modelling loss of both branches.
+
+        Raises:
+            ValueError: if images or labels are not of the shapes above.
+        """
+        return_dict = self.config.return_dict if return_dict is None else return_dict
+        output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
+        if labels is None:
+            output = self._read_logits(pixel_values, output_attentions)
+        else:
+            output = self._train_logits(pixel_values, self._checked_labels(labels), permutations, output_attentions)
+        return output if return_dict else output.to_tuple()
+
+    def _read_logits(self, pixel_values, output_attentions):
+        reading = self.read(pixel_values, self.generation_config, output_attentions=output_attentions)
+        return Clip4STROutput(
+            logits=reading.logits,
+            visual_logits=reading.visual_logits,
+            image_features=reading.image_features,
+            encoder_attentions=reading.encoder_attentions,
+            cross_attentions=reading.cross_attentions,
+            visual_cross_attentions=reading.visual_cross_attentions,
+        )
+
+    def _train_logits(self, pixel_values, labels, permutations, output_attentions):
+        """All orderings at once: rows are images times orderings, the orderings of an image side by side."""
+        if permutations is None:
+            permutations = sample_permutations(labels.shape[1] - 2, self.config.num_permutations)
+        permutations = permutations.to(labels.device)
+        batch_size, orderings = len(labels), len(permutations)
+        context, targets = self._context_and_targets(labels, orderings)
+        masks = self._training_masks(permutations, context)
+
+        features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
+        visual_memory = self.visual_decoder.project_memory(features)
+        visual_logits, visual_attentions = self.visual_decoder(context, visual_memory, *masks)
+
+        cross_features = features.detach() if self.config.detach_image_features else features
+        # Orderings mostly agree on what they read: each caption is encoded once.
+        captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
+        text_features = self.get_text_features(captions)[index]
+        memory = self._cross_memory(self.cross_decoder.project_memory(cross_features), text_features)
+        logits, attentions = self.cross_decoder(context, memory, *masks)
+
+        loss = _cross_entropy(visual_logits, targets)
+        loss = loss + self.config.cross_modal_loss_weight * _cross_entropy(logits, targets)
+        return Clip4STROutput(
+            loss=loss,
+            logits=logits[::orderings],
+            visual_logits=visual_logits[::orderings],
+            image_features=features,
+            encoder_attentions=encoder_attentions,
+            cross_attentions=tuple(w[::orderings] for w in attentions) if output_attentions else None,
+            visual_cross_attentions=(
+                tuple(w.unflatten(2, (orderings, -1))[:, :, 0] for w in visual_attentions) if output_attentions else None
+            ),
+        )
+
+    def _encode_image(self, pixel_values, output_attentions=False):
+        size = tuple(pixel_values.shape[-2:])
+        if pixel_values.ndim != 4 or size != tuple(self.config.image_size):
+            raise ValueError(
+                f"pixel_values of shape {tuple(pixel_values.shape)} do not fit: this model reads images of (batch_size, "
+                f"channels, {', '.join(map(str, self.config.image_size))})."
+            )
+        tower = self.vision_tower
+        encoded = tower.vision_model(
+            pixel_values=pixel_values,
+            interpolate_pos_encoding=size != (self.config.vision_config.image_size,) * 2,
+            output_attentions=output_attentions,
+        )
+        features = tower.visual_projection(tower.vision_model.post_layernorm(encoded.last_hidden_state))
+        return features, encoded.attentions if output_attentions else None
+
+    def _cross_memory(self, image_memory, text_features):
+        """
+        The memory of the cross-modal branch: keys and values of the images, projected once, and those of captions
+        `(rows, caption_context_length, hidden_size)`, of which an image may have several side by side.
+        """
+        repeats = len(text_features) // len(image_memory[0][0])
+        return [
+            tuple(
+                torch.cat([of_image.repeat_interleave(repeats, 0) if repeats > 1 else of_image, of_text], dim=2)
+                for of_image, of_text in zip(of_images, of_texts)
+            )
+            for of_images, of_texts in zip(image_memory, self.cross_decoder.project_memory(text_features))
+        ]
+
+    def _checked_labels(self, labels):
+        """Labels with padding as the pad token, cut to the longest."""
+        labels = labels.masked_fill(labels == IGNORE_INDEX, self.config.pad_token_id)
+        length = int((labels != self.config.pad_token_id).sum(-1).max())
+        if not 2 <= length <= self.config.max_label_length + 2 or bool((labels[:, 0] != self.config.bos_token_id).any()):
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} must hold the begin token {self.config.bos_token_id}, at most "
+                f"{self.config.max_label_length} characters, the end token {self.config.eos_token_id}, then padding."
+            )
+        return labels[:, :length]
+
+    def _context_and_targets(self, labels, orderings):
+        """Context `(images * orderings, n + 1)` and targets of the same shape."""
+        eos, pad = self.config.eos_token_id, self.config.pad_token_id
+        targets = labels[:, 1:].masked_fill(labels[:, 1:] == pad, IGNORE_INDEX)[:, None].repeat(1, orderings, 1)
+        targets[:, 2:] = targets[:, 2:].masked_fill(targets[:, 2:] == eos, IGNORE_INDEX)
+        return labels[:, :-1].repeat_interleave(orderings, 0), targets.flatten(0, 1)
+
+    def _training_masks(self, permutations, context):
+        """
+        Masks of queries and content `(images * orderings, 1, n + 1, n + 1)`: a query sees what comes before its
+        character in the ordering, content what does not come after it; nothing sees an end or padding.
+        """
+        rank = permutations.argsort(-1)
+        query_mask = (rank[:, None, :] < rank[:, :, None])[:, 1:, :-1]
+        content_mask = (rank[:, None, :] <= rank[:, :, None])[:, :-1, :-1]
+        seen = (context != self.config.eos_token_id) & (context != self.config.pad_token_id)
+        images = len(context) // len(permutations)
+        return tuple((mask.repeat(images, 1, 1) & seen[:, None, :])[:, None] for mask in (query_mask, content_mask))
+
+    def _freeze_layers(self):
+        text, vision = self.text_tower.text_model, self.vision_tower.vision_model
+        for tower, depth, stem in (
+            (text, self.config.num_frozen_text_layers, [text.embeddings]),
+            (vision, self.config.num_frozen_image_layers, [vision.embeddings, vision.pre_layrnorm]),
+        ):
+            if depth >= 0:
+                for module in [*stem, *tower.encoder.layers[:depth]]:
+                    module.requires_grad_(False)
+
+
+def sample_permutations(length: int, count: int, generator: torch.Generator | None = None) -> torch.LongTensor:
+    """
+    Orderings of the positions 0 (begin) to `length + 1` (end) for the training loss: left to right, its mirror, then
+    random ones each followed by its mirror, none twice (PARSeq, arXiv 2207.06966, 3.2). The begin comes first and the
+    end last, except that the first mirror reads the end first, so that it is seen from the begin alone.
+
+    Args:
+        length (`int`): characters of the longest label.
+        count (`int`): orderings wanted; there are no more than the factorial of `length`.
+        generator (`torch.Generator`, *optional*): source of randomness, torch's own by default.
+
+    Returns:
+        `torch.LongTensor` of shape `(orderings, length + 2)`, on the CPU.
+    """
+    forward = torch.arange(length + 2)
+    count = min(count, math.factorial(length))
+    if count == 1:
+        return forward[None]
+    orderings = [forward, torch.cat([forward[:1], forward[1:].flip(0)])]
+    drawn = {tuple(range(length)), tuple(reversed(range(length)))}
+    while len(orderings) < count:
+        inner = torch.randperm(length, generator=generator)
+        if tuple(inner.tolist()) in drawn:
+            continue
+        drawn |= {tuple(inner.tolist()), tuple(inner.flip(0).tolist())}
+        for order in (inner, inner.flip(0)):
+            orderings.append(torch.cat([forward[:1], order + 1, forward[-1:]]))
+    return torch.stack(orderings)
+
+
+def _cross_entropy(logits, targets):
+    # The weighted mean over orderings, each with its number of targets, is the mean over all targets.
+    return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def _tower_of(name: str) -> str:
+    return "vision_tower" if name.startswith("vis") else "text_tower"
+
+
+__all__ = ["Clip4STRForSceneTextRecognition", "Clip4STROutput", "Clip4STRPreTrainedModel", "sample_permutations"]

@@ -1,0 +1,170 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clip4STR processor: image and label in, text and scores out."""
+
+import math
+import os
+
+import torch
+from transformers import AutoImageProcessor, BatchFeature
+from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
+
+from .configuration_clip4str import DEFAULT_CHARSET
+from .image_processing_clip4str import Clip4STRImageProcessor
+from .tokenization_clip4str import Clip4STRTokenizer
+
+
+class Clip4STRTextKwargs(TextKwargs, total=False):
+    """
+    Adds to the arguments of every tokenizer:
+
+    Attributes:
+        clean_labels (`bool`, *optional*):
+            Whether labels are cleaned first, see [`~Clip4STRTokenizer.clean`].
+    """
+
+    clean_labels: bool | None
+
+
+class Clip4STRProcessorKwargs(ProcessingKwargs, total=False):
+    """Arguments of a call of [`Clip4STRProcessor`]."""
+
+    text_kwargs: Clip4STRTextKwargs
+
+
+class Clip4STRProcessor(ProcessorMixin):
+    r"""
+    Processor of a [`Clip4STRForSceneTextRecognition`]: a [`Clip4STRImageProcessor`] and a [`Clip4STRTokenizer`].
+
+    Args:
+        image_processor (`Clip4STRImageProcessor`):
+            Makes pixels of images.
+        tokenizer (`Clip4STRTokenizer`):
+            Makes ids of labels, and text of ids.
+
+    Example:
+
+    ```python
+    >>> processor = Clip4STRProcessor(Clip4STRImageProcessor(), Clip4STRTokenizer())
+    >>> inputs = processor(images="word.png", text="Exit", return_tensors="pt")
+    >>> inputs.pixel_values.shape, inputs.labels.shape
+    (torch.Size([1, 3, 224, 224]), torch.Size([1, 6]))
+    ```"""
+
+    valid_processor_kwargs = Clip4STRProcessorKwargs
+
+    def __init__(self, image_processor, tokenizer):
+        super().__init__(image_processor, tokenizer)
+
+    @classmethod
+    def from_clip_processor(
+        cls,
+        clip_processor,
+        charset=DEFAULT_CHARSET,
+        max_label_length: int = 25,
+        image_size: int | tuple[int, int] | None = None,
+        clean_labels: bool = False,
+    ) -> "Clip4STRProcessor":
+        """
+        The processor of a reader made of a CLIP: that CLIP's mean, standard deviation and size, but words are squashed
+        to the size instead of cropped.
+
+        Args:
+            clip_processor (`CLIPProcessor`, `CLIPImageProcessor`, `str` or `os.PathLike`):
+                The processor of the CLIP, its image processor, or the name or folder of either.
+            charset (`str` or `list[str]`, *optional*):
+                The characters that can be read.
+            max_label_length (`int`, *optional*, defaults to 25):
+                The longest label in characters.
+            image_size (`int` or `tuple[int, int]`, *optional*):
+                Height and width in pixels, or the side of a square. Defaults to the size of the CLIP's own input.
+            clean_labels (`bool`, *optional*, defaults to `False`):
+                Whether labels are cleaned, see [`~Clip4STRTokenizer.clean`].
+        """
+        if isinstance(clip_processor, str | os.PathLike):
+            # Only its numbers are used, which do not depend on the backend; this one is always there.
+            clip_processor = AutoImageProcessor.from_pretrained(clip_processor, backend="pil")
+        clip = getattr(clip_processor, "image_processor", clip_processor)
+        if image_size is None:
+            size = dict(clip.crop_size if clip.do_center_crop else clip.size)
+            image_size = (size["height"], size["width"]) if "height" in size else size["shortest_edge"]
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        return cls(
+            Clip4STRImageProcessor(
+                size={"height": height, "width": width}, image_mean=clip.image_mean, image_std=clip.image_std
+            ),
+            Clip4STRTokenizer(charset=charset, max_label_length=max_label_length, clean_labels=clean_labels),
+        )
+
+    def __call__(self, images=None, text=None, return_tensors=None, **kwargs) -> BatchFeature:
+        """
+        Images as pixels and labels as ids.
+
+        Args:
+            images (*optional*):
+                An image or a list of images of any kind that [`Clip4STRImageProcessor`] reads.
+            text (`str` or `list[str]`, *optional*):
+                The label or the labels, as many as images.
+            return_tensors (`str`, *optional*):
+                `"pt"` or `"np"`; lists without.
+            kwargs:
+                Arguments of the image processor and of the tokenizer, among them `clean_labels` and `padding`.
+
+        Returns:
+            `BatchFeature`: with images `pixel_values`, float32 of shape `(batch, 3, height, width)`; with text
+            `labels`, int64 of shape `(batch, longest + 2)`, `[B] c1 .. cn [E]` padded with `[P]`.
+
+        Raises:
+            TypeError: if an item is not an image.
+            ValueError: if an image cannot be read, a label is refused, their numbers differ or neither is given.
+        """
+        # A single label is a batch of one, as a single image is.
+        text = [text] if isinstance(text, str) else text if text is None else list(text)
+        inputs = super().__call__(images=images, text=text, return_tensors=return_tensors, **kwargs)
+        if text is not None:
+            inputs["labels"] = inputs.pop("input_ids")
+            if images is not None and len(text) != len(inputs["pixel_values"]):
+                raise ValueError(f"{len(inputs['pixel_values'])} images and {len(text)} labels do not go together.")
+        return inputs
+
+    def post_process_text_recognition(self, outputs) -> list[dict]:
+        """
+        What the logits say (METHOD, tokens: word confidence).
+
+        Args:
+            outputs (`ModelOutput` or `torch.Tensor`):
+                What the model or its `generate(.., return_dict_in_generate=True)` gives, or its `logits`: floats of
+                shape `(batch, positions, N + 1)`, classes `[E]` and the N characters, on any device.
+
+        Returns:
+            `list[dict]`: for each image
+                - `text` (`str`): the characters up to the first `[E]`, all of them where there is no `[E]`;
+                - `score` (`float`): the product of their probabilities and that of the `[E]`;
+                - `char_scores` (`list[float]`): the probability of each character of `text`.
+
+        Raises:
+            ValueError: if the shape does not fit the tokenizer.
+        """
+        logits = getattr(outputs, "logits", outputs)
+        classes = len(self.tokenizer.charset) + 1
+        if logits.ndim != 3 or logits.shape[-1] != classes:
+            raise ValueError(f"logits must be of shape (batch, positions, {classes}), got {tuple(logits.shape)}.")
+        probabilities, ids = logits.float().softmax(-1).max(-1)
+        # Ids are small enough to be exact as floats: one transfer for both.
+        return [self._read(*row) for row in torch.stack((ids, probabilities), dim=1).tolist()]
+
+    def _read(self, ids: list[float], probabilities: list[float]) -> dict:
+        end = self.tokenizer.eos_token_id
+        length = ids.index(end) if end in ids else len(ids)
+        return {
+            "text": self.tokenizer.decode([int(index) for index in ids[:length]]),
+            "score": math.prod(probabilities[: length + 1]),
+            "char_scores": probabilities[:length],
+        }
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """What the model takes of a call's result."""
+        return [*self.image_processor.model_input_names, "labels"]
+
+
+__all__ = ["Clip4STRProcessor"]

@@ -1,0 +1,235 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Clip4STR tokenizer: characters <-> ids."""
+
+import json
+import os
+import unicodedata
+from collections.abc import Sequence
+from itertools import takewhile
+
+from transformers import PreTrainedTokenizer
+
+from .configuration_clip4str import DEFAULT_CHARSET, characters
+
+
+VOCAB_FILES_NAMES = {"vocab_file": "vocab.json"}
+
+
+class Clip4STRTokenizer(PreTrainedTokenizer):
+    r"""
+    Tokenizer of a [`Clip4STRForSceneTextRecognition`]: one id for each character (METHOD, tokens). `[E]` is 0, the
+    characters of the charset are 1 to N in their order, `[B]` is N + 1 and `[P]` is N + 2. A label becomes
+    `[B] c1 .. cn [E]`, padded with `[P]`.
+
+    Every character of a text is a character: a label `"[E]"` is three of them, never the end token.
+
+    Args:
+        vocab_file (`str`, *optional*):
+            A `vocab.json` as [`~Clip4STRTokenizer.save_vocabulary`] writes it: token to id.
+        charset (`str` or `list[str]`, *optional*):
+            The characters in the order of their ids, of any script, each a single code point; a space is a character
+            like any other. Defaults to the characters of `vocab_file`, without one to `DEFAULT_CHARSET`.
+        max_label_length (`int`, *optional*, defaults to 25):
+            The longest label in characters; `padding="max_length"` pads to two tokens more.
+        clean_labels (`bool`, *optional*, defaults to `False`):
+            Whether labels go through [`~Clip4STRTokenizer.clean`] first. Can be given to a call as well.
+        normalize_unicode (`bool`, *optional*, defaults to `True`):
+            Whether cleaning replaces characters outside the charset by their ASCII look-alikes (NFKD).
+        remove_whitespace (`bool`, *optional*, defaults to `True`):
+            Whether cleaning removes white space outside the charset. With `False` a label of several words is refused
+            instead of being glued together.
+
+    Raises:
+        ValueError: if the charset is empty, repeats a character, holds an entry that is not a single code point or
+            contradicts `vocab_file`; if `max_label_length` is below 1.
+
+    Example:
+
+    ```python
+    >>> tokenizer = Clip4STRTokenizer()
+    >>> tokenizer(["Exit", "[E]"]).input_ids
+    [[95, 41, 34, 19, 30, 0], [95, 85, 41, 87, 0, 96]]
+    ```"""
+
+    vocab_files_names = VOCAB_FILES_NAMES
+    # Labels are inputs of a loss: nothing reads an attention mask, the padding is known by its id.
+    model_input_names = ["input_ids"]
+
+    def __init__(
+        self,
+        vocab_file: str | os.PathLike | None = None,
+        charset: str | Sequence[str] | None = None,
+        max_label_length: int = 25,
+        clean_labels: bool = False,
+        normalize_unicode: bool = True,
+        remove_whitespace: bool = True,
+        **kwargs,
+    ):
+        if max_label_length < 1:
+            raise ValueError(f"max_label_length={max_label_length} must be at least 1.")
+        # Fixed by the method; a saved configuration repeats them.
+        kwargs |= {
+            "eos_token": "[E]",
+            "bos_token": "[B]",
+            "pad_token": "[P]",
+            "special_tokens_pattern": "bos_eos",
+            "model_max_length": max_label_length + 2,
+        }
+        special = (kwargs["eos_token"], kwargs["bos_token"], kwargs["pad_token"])
+        if vocab_file is not None:
+            in_file = _read_charset(vocab_file, special)
+            if charset is not None and list(charset) != list(in_file):
+                raise ValueError(f"charset differs from the characters of {vocab_file}: give one of them only.")
+            charset = in_file
+        self.charset = characters("charset", DEFAULT_CHARSET if charset is None else charset)
+        self.vocab = _vocabulary(self.charset, special)
+        self.max_label_length = max_label_length
+        self.clean_labels = clean_labels
+        self.normalize_unicode = normalize_unicode
+        self.remove_whitespace = remove_whitespace
+        super().__init__(
+            max_label_length=max_label_length,
+            clean_labels=clean_labels,
+            normalize_unicode=normalize_unicode,
+            remove_whitespace=remove_whitespace,
+            **kwargs,
+        )
+
+    @property
+    def vocab_size(self) -> int:
+        """N characters and three special tokens."""
+        return len(self.vocab)
+
+    def get_vocab(self) -> dict[str, int]:
+        """Token to id, in the order of the ids."""
+        return dict(self.vocab)
+
+    def clean(self, label: str) -> str:
+        """
+        A label in the characters that the model can read (the clean-up of the scene text recognition protocol).
+        Case is folded if the charset has letters of one case only, characters outside the charset become their ASCII
+        look-alikes (NFKD), and what is then still outside the charset is removed.
+
+        The result may be empty or too long; the tokenizer refuses both.
+        """
+        lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
+        fold = str if lower == upper else str.lower if lower else str.upper
+        label = fold(label)
+        # Character by character and only outside the charset, so that a charset of another script keeps its letters.
+        if self.normalize_unicode:
+            label = "".join(char if char in self.vocab else fold(_to_ascii(char)) for char in label)
+        return "".join(char for char in label if char in self.vocab or (char.isspace() and not self.remove_whitespace))
+
+    def __call__(self, text=None, *, padding=True, **kwargs):
+        """
+        Labels as ids, `[B] c1 .. cn [E]`, padded with `[P]` to the longest label of the batch.
+
+        Args:
+            text (`str` or `list[str]`):
+                A label or a batch of labels.
+            padding (`bool` or `str`, *optional*, defaults to `True`):
+                `"max_length"` pads to `max_label_length + 2`, `False` not at all.
+            kwargs:
+                `clean_labels`, and the arguments of any tokenizer, such as `return_tensors`.
+
+        Returns:
+            `BatchEncoding`: `input_ids`, int64 of shape `(batch, longest + 2)` with `return_tensors="pt"`.
+
+        Raises:
+            ValueError: if a label is empty, too long or holds characters outside the charset.
+        """
+        return super().__call__(text, padding=padding, **kwargs)
+
+    def tokenize(self, text: str, *args, clean_labels: bool | None = None, **kwargs) -> list[str]:
+        """
+        The characters of a label, without special tokens.
+
+        Raises:
+            ValueError: if the label is empty, too long or holds characters outside the charset.
+        """
+        # The base class would look for special tokens in the text and strip white space around them.
+        label = self.clean(text) if (self.clean_labels if clean_labels is None else clean_labels) else text
+        name = f"Label {text!r}" + (f", cleaned to {label!r}," if label != text else "")
+        if not label:
+            raise ValueError(f"{name} is empty: 1 to {self.max_label_length} characters are accepted.")
+        outside = sorted({char for char in label if char not in self.vocab})
+        if outside:
+            raise ValueError(
+                f"{name} holds {outside}: accepted are the {len(self.charset)} characters {self._shown()}."
+            )
+        if len(label) > self.max_label_length:
+            raise ValueError(
+                f"{name} has {len(label)} characters: at most max_label_length={self.max_label_length} are accepted."
+            )
+        return list(label)
+
+    def build_inputs_with_special_tokens(
+        self, token_ids_0: list[int], token_ids_1: list[int] | None = None
+    ) -> list[int]:
+        """
+        `[B] c1 .. cn [E]` from the ids of the characters.
+
+        Raises:
+            ValueError: if there is a second sequence, as a label has none.
+        """
+        if token_ids_1 is not None:
+            raise ValueError("A label is one text, got a pair: give a batch of labels as a flat list.")
+        return super().build_inputs_with_special_tokens(token_ids_0)
+
+    def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
+        """Characters to text, spaces as they are."""
+        return "".join(tokens)
+
+    def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
+        """Writes token to id as JSON, in the order of the ids; returns the path of the file."""
+        name = (filename_prefix + "-" if filename_prefix else "") + VOCAB_FILES_NAMES["vocab_file"]
+        path = os.path.join(save_directory, name)
+        with open(path, "w", encoding="utf-8") as file:
+            json.dump(self.vocab, file, indent=2, ensure_ascii=False)
+            file.write("\n")
+        return (path,)
+
+    def _convert_token_to_id(self, token: str) -> int:
+        if token not in self.vocab:
+            raise ValueError(
+                f"{token!r} is no token: accepted are the {len(self.charset)} characters {self._shown()}."
+            )
+        return self.vocab[token]
+
+    def _convert_id_to_token(self, index: int) -> str:
+        # The special tokens are added tokens to the base class, which answers for them.
+        if not 1 <= index <= len(self.charset):
+            raise ValueError(f"{index} is no id: accepted are 0 to {self.vocab_size - 1}.")
+        return self.charset[index - 1]
+
+    def _decode(self, token_ids: int | list[int], *args, **kwargs) -> str:
+        # Behind `decode` and `batch_decode`. Ids after the first [E] mean nothing, so there is no option to show them.
+        token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
+        skipped = (self.bos_token_id, self.pad_token_id, -100)  # -100: a position that the loss ignores
+        until_end = takewhile(lambda index: index != self.eos_token_id, token_ids)
+        return "".join(self._convert_id_to_token(index) for index in until_end if index not in skipped)
+
+    def _shown(self) -> str:
+        return repr(self.charset) if len(self.charset) <= 200 else f"{self.charset[:200]!r}.."
+
+
+def _vocabulary(charset: str, special: tuple[str, str, str]) -> dict[str, int]:
+    end, begin, pad = special
+    return {token: index for index, token in enumerate([end, *charset, begin, pad])}
+
+
+def _read_charset(path: str | os.PathLike, special: tuple[str, str, str]) -> str:
+    with open(path, encoding="utf-8") as file:
+        vocab = json.load(file)
+    charset = "".join(token for token in sorted(vocab, key=vocab.get) if token not in special)
+    if vocab != _vocabulary(charset, special):
+        end, begin, pad = special
+        raise ValueError(f"{path} must hold {end} with id 0, then single characters, then {begin} and {pad}.")
+    return charset
+
+
+def _to_ascii(char: str) -> str:
+    return unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
+
+
+__all__ = ["Clip4STRTokenizer"]
