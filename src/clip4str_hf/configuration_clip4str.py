@@ -4,9 +4,28 @@
 import inspect
 import string
 from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
 
+
+if TYPE_CHECKING:
+    # Never run. A saved configuration takes its code along (`_auto_class`), which is this file and whatever relative
+    # imports lead to from here; a checkpoint needs all of it.
+    from .pipeline_clip4str import Clip4STRPipeline  # noqa: F401
+
+
+# Where a saved checkpoint finds its code, for those who load it without this package.
+AUTO_MAP = {
+    "AutoConfig": "configuration_clip4str.Clip4STRConfig",
+    "AutoModel": "modeling_clip4str.Clip4STRForSceneTextRecognition",
+    "AutoModelForImageTextToText": "modeling_clip4str.Clip4STRForSceneTextRecognition",
+    "AutoModelForTextRecognition": "modeling_clip4str.Clip4STRForSceneTextRecognition",
+    "AutoProcessor": "processing_clip4str.Clip4STRProcessor",
+}
+CUSTOM_PIPELINES = {
+    "image-to-text": {"impl": "pipeline_clip4str.Clip4STRPipeline", "pt": ["AutoModelForImageTextToText"]}
+}
 
 DEFAULT_CHARSET = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
 DEFAULT_CAPTION_CHARSET = string.digits + string.ascii_lowercase
@@ -74,6 +93,7 @@ class Clip4STRConfig(PreTrainedConfig):
     ```"""
 
     model_type = "clip4str"
+    _auto_class = "AutoConfig"
     sub_configs = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 
     def __init__(
@@ -118,6 +138,9 @@ class Clip4STRConfig(PreTrainedConfig):
         self.num_permutations = num_permutations
         # The token ids follow from the character set; saved files repeat them for other readers of the file only.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
+        if not _is_remote_code():
+            # With these `pipeline` would ask for trust in code that it need not load.
+            kwargs.pop("custom_pipelines", None)
         super().__init__(**kwargs | ids)
         self.validate_reader()
 
@@ -128,6 +151,10 @@ class Clip4STRConfig(PreTrainedConfig):
         # CLIPModel sizes its projections by the shared number, the towers alone by their own.
         towers = {name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()}
         return cls(**towers | kwargs)
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields, and where a saved checkpoint finds its code."""
+        return super().to_dict() | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
 
     @classmethod
     def field_names(cls) -> set[str]:
@@ -209,6 +236,10 @@ def characters(name: str, charset: str | Sequence[str]) -> str:
     if repeated:
         raise ValueError(f"{name} holds characters more than once: {repeated}.")
     return "".join(entries)
+
+
+def _is_remote_code() -> bool:
+    return __name__.startswith("transformers_modules")
 
 
 def _sub_config(config_class, value):

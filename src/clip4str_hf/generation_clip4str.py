@@ -107,13 +107,13 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _set_generation_defaults(self):
         config = self.config
-        self.generation_config.update(
+        # A new one: what is made from a model's configuration forgets names that transformers does not declare.
+        self.generation_config = GenerationConfig(
             bos_token_id=config.bos_token_id,
             eos_token_id=config.eos_token_id,
             pad_token_id=config.pad_token_id,
             decoder_start_token_id=config.bos_token_id,
             max_length=config.max_label_length + 2,
-            allow_custom_entries=True,
             **GENERATION_DEFAULTS,
         )
 

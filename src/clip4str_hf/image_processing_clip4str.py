@@ -42,6 +42,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             Also if `size` has no height and width, or no image is given.
     """
 
+    _auto_class = "AutoImageProcessor"  # saved with its code
     size = {"height": 224, "width": 224}
     default_to_square = True
     do_center_crop = False

@@ -3,6 +3,94 @@
 
 from transformers import Pipeline
 
+from .modeling_clip4str import Clip4STRForSceneTextRecognition
+from .processing_clip4str import Clip4STRProcessor
+
 
 class Clip4STRPipeline(Pipeline):
-    """placeholder"""
+    """
+    Reads words: `pipeline("image-to-text", model=...)`, or `"image-text-to-text"` with an image alone.
+
+    Arguments of [`~Clip4STRForSceneTextRecognition.generate`] (`refine_iters=`, `prefix_allowed_tokens_fn=`, ...) may be
+    given when the pipeline is made or called, by name or in `generate_kwargs`.
+
+    Args:
+        model ([`Clip4STRForSceneTextRecognition`]): the reader.
+        processor ([`Clip4STRProcessor`], *optional*):
+            By default that of the folder or repository the model was loaded from, or one made from its configuration.
+
+    Example:
+
+    ```python
+    >>> from transformers import pipeline
+    >>> from clip4str_hf import default_checkpoint
+
+    >>> reader = pipeline("image-to-text", model=default_checkpoint())
+    >>> reader("word.png")
+    [{'generated_text': 'Exit', 'score': 0.98}]
+    ```"""
+
+    # None: a processor that is not found is no error yet, as a model alone tells where it is.
+    _load_processor = None
+    _load_tokenizer = False
+    _load_image_processor = False
+    _load_feature_extractor = False
+
+    def __init__(self, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor | None = None, **kwargs):
+        if processor is None:
+            source = model.config.name_or_path
+            processor = (
+                Clip4STRProcessor.from_pretrained(source) if source else Clip4STRProcessor.from_config(model.config)
+            )
+        super().__init__(model=model, processor=processor, **kwargs)
+
+    def __call__(self, inputs=None, text=None, images=None, **kwargs):
+        """
+        Args:
+            inputs (or `images`):
+                An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a list,
+                a dataset column (`KeyDataset`) or a generator of images.
+            text (*optional*):
+                Nothing or empty texts, as this model takes no prompt.
+            kwargs:
+                `batch_size`, `num_workers`, and arguments of `generate`.
+
+        Returns:
+            `[{"generated_text": str, "score": float}]` for an image, a list or iterator of these for several.
+
+        Raises:
+            ValueError: if no image is given, an image cannot be read, or there is a prompt.
+        """
+        inputs = images if inputs is None else inputs
+        if inputs is None:
+            raise ValueError("An image is needed: a path, a URL, a PIL image, an array, or a list of these.")
+        _refuse_prompt(text)
+        return super().__call__(inputs, **kwargs)
+
+    def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
+        return {}, {**(generate_kwargs or {}), **kwargs}, {}
+
+    def preprocess(self, image):
+        if isinstance(image, dict):
+            _refuse_prompt(image.get("text"))
+            image = next((image[name] for name in ("image", "images") if name in image), None)
+            if image is None:
+                raise ValueError("An input that is a dictionary needs an entry 'image'.")
+        return self.processor(images=image, return_tensors="pt")
+
+    def _forward(self, model_inputs, **generate_kwargs):
+        outputs = self.model.generate(**model_inputs, **{**generate_kwargs, "return_dict_in_generate": True})
+        return {"logits": outputs.logits}
+
+    def postprocess(self, model_outputs):
+        words = self.processor.post_process_text_recognition(model_outputs["logits"])
+        return [{"generated_text": word["text"], "score": word["score"]} for word in words]
+
+
+def _refuse_prompt(text):
+    prompts = [text] if isinstance(text, str) else text or []
+    if any(prompts):
+        raise ValueError(f"This model reads words and takes no prompt, got text={text!r}.")
+
+
+__all__ = ["Clip4STRPipeline"]

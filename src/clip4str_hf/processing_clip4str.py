@@ -8,7 +8,7 @@ import torch
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 
-from .configuration_clip4str import DEFAULT_CHARSET
+from .configuration_clip4str import DEFAULT_CHARSET, Clip4STRConfig
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
 
@@ -50,10 +50,23 @@ class Clip4STRProcessor(ProcessorMixin):
     (torch.Size([1, 3, 224, 224]), torch.Size([1, 6]))
     ```"""
 
+    _auto_class = "AutoProcessor"  # saved with its code
     valid_processor_kwargs = Clip4STRProcessorKwargs
 
     def __init__(self, image_processor, tokenizer):
         super().__init__(image_processor, tokenizer)
+
+    @classmethod
+    def from_config(cls, config: Clip4STRConfig, **kwargs) -> "Clip4STRProcessor":
+        """
+        The processor that a model of this configuration needs; `kwargs` (`image_mean=`, `image_std=`, ...) go to
+        the image processor, whose mean and standard deviation are CLIP's by default.
+        """
+        height, width = config.image_size
+        return cls(
+            Clip4STRImageProcessor(size={"height": height, "width": width}, **kwargs),
+            Clip4STRTokenizer(charset=config.charset, max_label_length=config.max_label_length),
+        )
 
     @classmethod
     def from_clip_processor(

@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes transformers' auto classes and pipelines know this model."""
+"""Makes transformers' auto classes and `pipeline` know this model."""
+
+import logging
 
 from transformers import (
     AutoConfig,
@@ -9,13 +11,33 @@ from transformers import (
     AutoModelForTextRecognition,
     AutoProcessor,
     AutoTokenizer,
+    ImageTextToTextPipeline,
 )
+from transformers.pipelines import PIPELINE_REGISTRY
 
 from .configuration_clip4str import Clip4STRConfig
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
+from .pipeline_clip4str import Clip4STRPipeline
 from .processing_clip4str import Clip4STRProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
+
+
+class ImageTextToTextRouter(ImageTextToTextPipeline):
+    """
+    Stands for the pipeline of "image-text-to-text", to which transformers 5 redirects "image-to-text": makes
+    a [`Clip4STRPipeline`] for this package's models and transformers' own pipeline for all others.
+    """
+
+    _load_processor = None  # as in Clip4STRPipeline: a model alone tells where its processor is
+
+    def __new__(cls, model, processor=None, **kwargs):
+        if model.config.model_type == Clip4STRConfig.model_type:
+            return Clip4STRPipeline(model=model, processor=processor, **kwargs)
+        if processor is None:
+            # Not found before, and needed: say why, as transformers does.
+            processor = AutoProcessor.from_pretrained(model.config.name_or_path)
+        return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 
 
 def register():
@@ -24,5 +46,14 @@ def register():
     for auto_class in (AutoModel, AutoModelForTextRecognition, AutoModelForImageTextToText):
         auto_class.register(Clip4STRConfig, Clip4STRForSceneTextRecognition, exist_ok=True)
     AutoTokenizer.register(Clip4STRConfig, slow_tokenizer_class=Clip4STRTokenizer, exist_ok=True)
-    AutoImageProcessor.register(Clip4STRConfig, slow_image_processor_class=Clip4STRImageProcessor, exist_ok=True)
+    # The Pillow form under both names, so that pixels do not depend on whether torchvision is installed.
+    backends = dict.fromkeys(("pil", "torchvision"), Clip4STRImageProcessor)
+    AutoImageProcessor.register(Clip4STRConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(Clip4STRConfig, Clip4STRProcessor, exist_ok=True)
+    PIPELINE_REGISTRY.supported_tasks["image-text-to-text"]["impl"] = f"{__name__}.{ImageTextToTextRouter.__name__}"
+    logging.getLogger("transformers.pipelines").addFilter(_is_no_redirection)
+
+
+def _is_no_redirection(record: logging.LogRecord) -> bool:
+    # transformers says that "image-to-text" is gone, with arguments that do not format: a traceback, and untrue here.
+    return not str(record.msg).startswith("The task `image-to-text` has been removed")

@@ -51,6 +51,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
     [[95, 41, 34, 19, 30, 0], [95, 85, 41, 87, 0, 96]]
     ```"""
 
+    _auto_class = "AutoTokenizer"  # saved with its code
     vocab_files_names = VOCAB_FILES_NAMES
     # Labels are inputs of a loss: nothing reads an attention mask, the padding is known by its id.
     model_input_names = ["input_ids"]
