@@ -11,7 +11,7 @@ from .pipeline_clip4str import Clip4STRPipeline
 from .processing_clip4str import Clip4STRProcessor
 from .registration_clip4str import register
 from .tokenization_clip4str import Clip4STRTokenizer
-from .training_clip4str import optimizer_groups
+from .training_clip4str import DataCollatorForTextRecognition, optimizer_groups
 
 
 def default_checkpoint() -> str:
@@ -30,6 +30,7 @@ __all__ = [
     "Clip4STRPipeline",
     "Clip4STRProcessor",
     "Clip4STRTokenizer",
+    "DataCollatorForTextRecognition",
     "default_checkpoint",
     "optimizer_groups",
 ]

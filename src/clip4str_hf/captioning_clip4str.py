@@ -30,8 +30,8 @@ class Clip4STRCaptioner(nn.Module):
     the text up to the first end token is lower-cased character by character, reduced to the caption charset and
     encoded with CLIP's byte-pair encoding, without a host round trip, so that reading is one graph.
 
-    The vocabulary follows from its size: 256 byte symbols, the same at the end of a word, then as many of CLIP's merges
-    as there is room for, begin and end of text. 49,408 is CLIP's whole vocabulary; 514 spells every caption in bytes.
+    The vocabulary follows from its size: 256 byte symbols, the same at the end of a word, as many of CLIP's merges as
+    there is room for, begin and end of text. 49,408 is CLIP's whole vocabulary; 514 spells every caption in bytes.
     The merges are buffers and are saved with the weights.
 
     Raises:
@@ -78,7 +78,9 @@ class Clip4STRCaptioner(nn.Module):
         if not len(self.merge_keys):
             return
         if not MERGES_FILE.exists():
-            logger.warning_once("CLIP's merges are not beside the code: captions are spelt in bytes until they are loaded.")
+            logger.warning_once(
+                "CLIP's merges are not beside the code: captions are spelt in bytes until they are loaded."
+            )
             init.copy_(self.merge_keys, torch.full_like(self.merge_keys, BLANK))
             init.copy_(self.merge_ranks, torch.zeros_like(self.merge_ranks))
             return

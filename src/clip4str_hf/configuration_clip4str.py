@@ -149,7 +149,9 @@ class Clip4STRConfig(PreTrainedConfig):
         """The configuration of a reader made of the CLIP of `clip_config`; `kwargs` are this class's own arguments."""
         towers = {"text_config": clip_config.text_config, "vision_config": clip_config.vision_config}
         # CLIPModel sizes its projections by the shared number, the towers alone by their own.
-        towers = {name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()}
+        towers = {
+            name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()
+        }
         return cls(**towers | kwargs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -186,11 +188,13 @@ class Clip4STRConfig(PreTrainedConfig):
             )
         if self.hidden_size % self.decoder_attention_heads:
             raise ValueError(
-                f"decoder_attention_heads={self.decoder_attention_heads} must divide projection_dim={self.hidden_size}."
+                f"decoder_attention_heads={self.decoder_attention_heads} must divide "
+                f"projection_dim={self.hidden_size}."
             )
         if text.vocab_size < 514:
             raise ValueError(
-                f"text_config.vocab_size={text.vocab_size} must be at least 514: CLIP's 512 byte symbols, begin and end."
+                f"text_config.vocab_size={text.vocab_size} must be at least 514: "
+                "CLIP's 512 byte symbols, begin and end."
             )
         uncased = [character for character in self.caption_charset if character != character.lower()]
         if uncased:
@@ -206,7 +210,9 @@ class Clip4STRConfig(PreTrainedConfig):
                 f"{text.max_position_embeddings} positions of the text tower."
             )
         if self.num_permutations != 1 and (self.num_permutations < 2 or self.num_permutations % 2):
-            raise ValueError(f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors.")
+            raise ValueError(
+                f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors."
+            )
         if not 0 <= self.decoder_dropout < 1:
             raise ValueError(f"decoder_dropout={self.decoder_dropout} must lie in [0, 1).")
         for name in ("max_label_length", "decoder_layers", "decoder_mlp_ratio"):
@@ -215,7 +221,8 @@ class Clip4STRConfig(PreTrainedConfig):
         for name, tower in (("num_frozen_text_layers", text), ("num_frozen_image_layers", vision)):
             if not -1 <= getattr(self, name) <= tower.num_hidden_layers:
                 raise ValueError(
-                    f"{name}={getattr(self, name)} must lie between -1 and the tower's {tower.num_hidden_layers} layers."
+                    f"{name}={getattr(self, name)} must lie between -1 and the tower's "
+                    f"{tower.num_hidden_layers} layers."
                 )
 
 

@@ -78,8 +78,9 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
 
 def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = None) -> Clip4STRForSceneTextRecognition:
     """
-    A reader with the weights of the original. Every size is read from the tensors; what no tensor tells (decoder heads,
-    dropout, frozen layers, generation defaults) from the hyper-parameters, or is the default of the released models.
+    A reader with the weights of the original. Every size is read from the tensors; what no tensor tells (heads of the
+    decoders, dropout, frozen layers, generation defaults) comes from the hyper-parameters, or is the default of the
+    released models.
 
     Args:
         state (`dict[str, torch.Tensor]`): the original's tensors, by the original's names.
@@ -115,7 +116,9 @@ def _read_config(state, hyper):
         return state[name].shape
 
     def depth(prefix):
-        found = {int(match[1]) for match in (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state) if match}
+        found = {
+            int(match[1]) for match in (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state) if match
+        }
         return max(found, default=-1) + 1
 
     width, _, _, patch = shape("clip_model.visual.conv1.weight")
@@ -147,7 +150,9 @@ def _read_config(state, hyper):
     charset = hyper.get("charset_train", DEFAULT_CHARSET)
     classes = shape("visual_decoder.head.weight")[0]
     if classes != len(charset) + 1:
-        raise ValueError(f"visual_decoder.head.weight has {classes} classes, the charset has {len(charset)} characters.")
+        raise ValueError(
+            f"visual_decoder.head.weight has {classes} classes, the charset has {len(charset)} characters."
+        )
     return Clip4STRConfig(
         text_config=text | shared,
         vision_config=vision | shared,

@@ -88,7 +88,9 @@ class Prediction:
     attentions: tuple
 
 
-def character_probabilities(logits: torch.Tensor, eos_token_id: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def character_probabilities(
+    logits: torch.Tensor, eos_token_id: int = 0
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
     The text in logits `(batch_size, positions, num_classes)` and how sure it is, in float32.
 
@@ -171,7 +173,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
             logits_processor=logits_processor,
             device=pixel_values.device,
         )
-        output = self.read(pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus)
+        output = self.read(
+            pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus
+        )
         if not config.return_dict_in_generate:
             return output.sequences
         if config.output_scores:
@@ -194,6 +198,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
             )
         positions = self._positions(generation_config)
         processor = _Selector(logits_processor, self.config.bos_token_id, self.config.pad_token_id)
+        # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
+        # depend on the longest of the batch.
+        stop_early = stop_early and not generation_config.cross_modal_single_pass
         steps = {"positions": positions, "select": processor, "stop_early": stop_early}
         autoregressive = generation_config.autoregressive
 
@@ -278,7 +285,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _begin(self, memory):
         keys = memory[0][0]
-        return torch.full((len(keys), 1), self.config.bos_token_id, dtype=torch.long, device=keys.device)
+        return torch.full((keys.shape[0], 1), self.config.bos_token_id, dtype=torch.long, device=keys.device)
 
     def _sequences(self, tokens):
         is_end = tokens == self.config.eos_token_id
@@ -290,8 +297,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
         positions = config.max_length - 1 if config.max_new_tokens is None else config.max_new_tokens
         if not 1 <= positions <= self.config.max_label_length + 1:
             raise ValueError(
-                f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads sequences of "
-                f"2 to {self.config.max_label_length + 2} tokens, begin and end included."
+                f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads "
+                f"sequences of 2 to {self.config.max_label_length + 2} tokens, begin and end included."
             )
         return positions
 

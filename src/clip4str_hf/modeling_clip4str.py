@@ -121,7 +121,7 @@ class Clip4STRMLP(nn.Module):
 
 class Clip4STRDecoderLayer(GradientCheckpointingLayer):
     """
-    A pre-norm layer with two streams: the queries ask what stands at their position, the content is what has been read.
+    A pre-norm layer with two streams: the queries ask what stands at their position, the content is what was read.
     Both go through the same weights; the content is updated only where a further layer reads it.
     """
 
@@ -210,7 +210,7 @@ class Clip4STRDecoder(nn.Module):
         start = cache.get_seq_length() if cache is not None else 0
         content = self._embed(input_ids, start)
         stop = start + (input_ids.shape[1] if num_queries is None else num_queries)
-        query = self.position_queries[:, start:stop].expand(len(input_ids), -1, -1)
+        query = self.position_queries[:, start:stop].expand(input_ids.shape[0], -1, -1)
         query, attentions = self.dropout(query), ()
         for index, layer in enumerate(self.layers):
             update_cache = None if cache is None else lambda k, v, index=index: cache.update(k, v, index)
@@ -288,6 +288,13 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         self._freeze_layers()
 
     @classmethod
+    def from_pretrained(cls, *args, **kwargs):
+        loaded = super().from_pretrained(*args, **kwargs)
+        # Loading makes new parameters, all of them trainable.
+        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_layers()
+        return loaded
+
+    @classmethod
     def from_clip_pretrained(
         cls, clip: str | os.PathLike | CLIPModel, config: Clip4STRConfig | None = None, **kwargs
     ) -> Clip4STRForSceneTextRecognition:
@@ -310,15 +317,21 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         if not isinstance(clip, CLIPModel):
             clip = CLIPModel.from_pretrained(clip, **kwargs)
         elif kwargs:
-            raise ValueError(f"Arguments {sorted(kwargs)} are no fields of Clip4STRConfig, and the CLIPModel is loaded.")
+            raise ValueError(
+                f"Arguments {sorted(kwargs)} are no fields of Clip4STRConfig, and the CLIPModel is loaded."
+            )
         if config is None:
             config = Clip4STRConfig.from_clip_config(clip.config, **fields)
         elif fields:
             raise ValueError(f"Give a whole config or fields of one ({sorted(fields)}), not both.")
         config.dtype = clip.dtype
         reader = cls._from_config(config, dtype=clip.dtype)
-        state = {f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"}
-        missing = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))} - set(state)
+        state = {
+            f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
+        }
+        missing = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))} - set(
+            state
+        )
         if missing:
             raise ValueError(f"This CLIP lacks tensors of the towers: {sorted(missing)}.")
         reader.load_state_dict(state, strict=False)
@@ -394,7 +407,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         if permutations is None:
             permutations = sample_permutations(labels.shape[1] - 2, self.config.num_permutations)
         permutations = permutations.to(labels.device)
-        batch_size, orderings = len(labels), len(permutations)
+        orderings = len(permutations)
         context, targets = self._context_and_targets(labels, orderings)
         masks = self._training_masks(permutations, context)
 
@@ -419,7 +432,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             encoder_attentions=encoder_attentions,
             cross_attentions=tuple(w[::orderings] for w in attentions) if output_attentions else None,
             visual_cross_attentions=(
-                tuple(w.unflatten(2, (orderings, -1))[:, :, 0] for w in visual_attentions) if output_attentions else None
+                tuple(w.unflatten(2, (orderings, -1))[:, :, 0] for w in visual_attentions)
+                if output_attentions
+                else None
             ),
         )
 
@@ -427,8 +442,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         size = tuple(pixel_values.shape[-2:])
         if pixel_values.ndim != 4 or size != tuple(self.config.image_size):
             raise ValueError(
-                f"pixel_values of shape {tuple(pixel_values.shape)} do not fit: this model reads images of (batch_size, "
-                f"channels, {', '.join(map(str, self.config.image_size))})."
+                f"pixel_values of shape {tuple(pixel_values.shape)} do not fit: this model reads images of "
+                f"(batch_size, channels, {', '.join(map(str, self.config.image_size))})."
             )
         tower = self.vision_tower
         encoded = tower.vision_model(
@@ -444,7 +459,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         The memory of the cross-modal branch: keys and values of the images, projected once, and those of captions
         `(rows, caption_context_length, hidden_size)`, of which an image may have several side by side.
         """
-        repeats = len(text_features) // len(image_memory[0][0])
+        repeats = text_features.shape[0] // image_memory[0][0].shape[0]
         return [
             tuple(
                 torch.cat([of_image.repeat_interleave(repeats, 0) if repeats > 1 else of_image, of_text], dim=2)
@@ -457,7 +472,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         """Labels with padding as the pad token, cut to the longest."""
         labels = labels.masked_fill(labels == IGNORE_INDEX, self.config.pad_token_id)
         length = int((labels != self.config.pad_token_id).sum(-1).max())
-        if not 2 <= length <= self.config.max_label_length + 2 or bool((labels[:, 0] != self.config.bos_token_id).any()):
+        is_end = labels == self.config.eos_token_id
+        after_end = is_end.cumsum(-1) - is_end.long() > 0
+        valid = (after_end == (labels == self.config.pad_token_id)).all(-1) & is_end.any(-1)
+        valid &= labels[:, 0] == self.config.bos_token_id
+        if not 2 <= length <= self.config.max_label_length + 2 or not bool(valid.all()):
             raise ValueError(
                 f"labels of shape {tuple(labels.shape)} must hold the begin token {self.config.bos_token_id}, at most "
                 f"{self.config.max_label_length} characters, the end token {self.config.eos_token_id}, then padding."

@@ -11,8 +11,8 @@ class Clip4STRPipeline(Pipeline):
     """
     Reads words: `pipeline("image-to-text", model=...)`, or `"image-text-to-text"` with an image alone.
 
-    Arguments of [`~Clip4STRForSceneTextRecognition.generate`] (`refine_iters=`, `prefix_allowed_tokens_fn=`, ...) may be
-    given when the pipeline is made or called, by name or in `generate_kwargs`.
+    Arguments of [`~Clip4STRForSceneTextRecognition.generate`] (`refine_iters=`, `prefix_allowed_tokens_fn=`, ...) may
+    be given when the pipeline is made or called, by name or in `generate_kwargs`.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
@@ -48,8 +48,8 @@ class Clip4STRPipeline(Pipeline):
         """
         Args:
             inputs (or `images`):
-                An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a list,
-                a dataset column (`KeyDataset`) or a generator of images.
+                An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a
+                list, a dataset column (`KeyDataset`) or a generator of images.
             text (*optional*):
                 Nothing or empty texts, as this model takes no prompt.
             kwargs:

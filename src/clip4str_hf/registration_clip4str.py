@@ -35,7 +35,9 @@ class ImageTextToTextRouter(ImageTextToTextPipeline):
         if model.config.model_type == Clip4STRConfig.model_type:
             return Clip4STRPipeline(model=model, processor=processor, **kwargs)
         if processor is None:
-            # Not found before, and needed: say why, as transformers does.
+            # It could not be loaded before, and is needed: fail with the reason.
+            if not model.config.name_or_path:
+                raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
             processor = AutoProcessor.from_pretrained(model.config.name_or_path)
         return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 

@@ -60,7 +60,7 @@ def optimizer_groups(
 ) -> list[dict]:
     """
     Parameter groups of the paper (arXiv 2305.14014, 4.1): decoders learn 19 times as fast as CLIP's towers; norms,
-    biases, other 1-d parameters, position queries and character embeddings do not decay. Frozen parameters are left out.
+    biases, other 1-d parameters, position queries and character embeddings do not decay. Frozen ones are left out.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader to train.
@@ -77,9 +77,7 @@ def optimizer_groups(
     >>> optimizer = torch.optim.AdamW(optimizer_groups(model), betas=(0.9, 0.98), eps=1e-6)
     >>> trainer = Trainer(model=model, args=args, train_dataset=words, optimizers=(optimizer, None))
     ```"""
-    embeddings = {
-        f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)
-    }
+    embeddings = {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}
     groups = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:

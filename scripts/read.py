@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reads the words in images: one line for each, the file, the text and the confidence."""
+
+import argparse
+import json
+import sys
+
+import torch
+from tqdm import tqdm
+from transformers.utils import logging
+
+from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf.reading import find_images, read_images
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("paths", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched for images")
+    parser.add_argument("--model", default=default_checkpoint(), help="folder or name on the Hub (default: the one here)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")
+    arguments = parser.parse_args()
+    if arguments.batch_size < 1:
+        parser.error(f"--batch-size {arguments.batch_size} must be at least 1")
+    return arguments
+
+
+def load(name: str, device: str) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+    try:
+        model = Clip4STRForSceneTextRecognition.from_pretrained(name).to(device)
+        return model, Clip4STRProcessor.from_pretrained(name)
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
+        sys.exit(f"{name} cannot be loaded on {device}: {error}")
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    # Whatever bytes a file name is made of come out as they are.
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+    files, problems = [], []
+    for path in arguments.paths:
+        try:
+            files += find_images(path)
+        except FileNotFoundError as error:
+            problems.append(str(error))
+    for problem in problems:
+        print(problem, file=sys.stderr)
+
+    readings = read_images(files, *load(arguments.model, arguments.device), arguments.batch_size) if files else []
+    # On a terminal the answers themselves show how far it is.
+    for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
+        if "error" in reading:
+            problems.append(reading["error"])
+            tqdm.write(f"{reading['file']}: {reading['error']}", file=sys.stderr)
+        elif arguments.json:
+            print(json.dumps(reading), flush=True)
+        else:
+            print(reading["file"], reading["text"], f"{reading['score']:.4f}", sep="\t", flush=True)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,398 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Predict and refine: what the options of `generate` do."""
+
+import copy
+import string
+
+import pytest
+import torch
+from conftest import read_texts, tiny_model
+from torch import nn
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRGenerateOutput
+from clip4str_hf.generation_clip4str import UNSUPPORTED_OPTIONS
+
+
+POSITIONS = 26
+
+
+@pytest.fixture
+def reader(parity_small):
+    """The reader with the weights of the reference; what a test changes of it is put back."""
+    model = parity_small.model
+    before = copy.deepcopy(model.generation_config)
+    yield model
+    model.generation_config = before
+    model.set_attn_implementation("sdpa")
+
+
+@pytest.fixture
+def words(parity_small):
+    return parity_small.pixel_values
+
+
+@pytest.fixture
+def many_words(words):
+    """32 images, from clean to hardly readable."""
+    noise = torch.randn(32, *words.shape[1:], generator=torch.Generator().manual_seed(0))
+    return words.repeat(4, 1, 1, 1)[:32] + noise * torch.linspace(0, 1.5, 32)[:, None, None, None]
+
+
+def read(model, pixel_values, **options):
+    return model.generate(pixel_values, return_dict_in_generate=True, **options)
+
+
+def texts(model, pixel_values, **options):
+    return read_texts(model, model.generate(pixel_values, **options))
+
+
+MODES = [
+    {},
+    {"refine_iters": 0},
+    {"refine_iters": 3},
+    {"autoregressive": False},
+    {"autoregressive": False, "refine_iters": 0},
+    {"visual_only": True},
+    {"visual_only": True, "refine_iters": 0},
+    {"cross_modal_single_pass": True, "refine_iters": 0},
+    {"cross_modal_single_pass": True},
+    {"max_length": 6},
+]
+SOME_MODES = [{}, {"refine_iters": 0}, {"autoregressive": False}, {"visual_only": True}]
+
+
+@pytest.mark.parametrize("options", MODES, ids=str)
+def test_a_text_does_not_depend_on_its_batch(reader, many_words, options):
+    whole = read(reader, many_words, **options)
+    expected = read_texts(reader, whole.sequences)
+    assert len(set(expected)) > 10
+    alone = [read(reader, word[None], **options) for word in many_words]
+    assert [read_texts(reader, output.sequences)[0] for output in alone] == expected
+    confidence = torch.cat([output.confidence for output in alone])
+    torch.testing.assert_close(confidence, whole.confidence, rtol=1e-3, atol=1e-4)
+
+
+def test_prediction_stops_when_every_text_has_ended(reader, words):
+    short, longest = read(reader, words[3:4], refine_iters=0), read(reader, words, refine_iters=0)
+    assert read_texts(reader, short.sequences) == ["24h"]
+    assert short.logits.shape[1] == short.visual_logits.shape[1] == 4
+    assert short.sequences.tolist() == [[95, 3, 5, 18, 0]]
+    assert longest.visual_logits.shape[1] == POSITIONS
+    together = read(reader, words, refine_iters=0, synced_gpus=True)
+    assert read(reader, words[3:4], refine_iters=0, synced_gpus=True).logits.shape[1] == POSITIONS
+    assert together.sequences.equal(longest.sequences)
+    assert read(reader, words[3:4]).logits.shape[1] == POSITIONS  # the refinement asks for all of them
+
+
+def test_processes_that_share_parameters_read_the_same(reader, many_words):
+    assert texts(reader, many_words, synced_gpus=True) == texts(reader, many_words)
+
+
+def test_the_cross_modal_branch_goes_on_after_the_visual_branch(reader, words):
+    """METHOD, inference 3: a cross-modal text that is longer than the visual ones keeps its tail."""
+
+    class Shorten(LogitsProcessor):
+        """Ends the visual text, which is decoded first, after one character."""
+
+        steps = 0
+
+        def __call__(self, input_ids, scores):
+            self.steps += 1
+            if self.steps == 2:
+                scores = scores.clone()
+                scores[:, 0] = 1e4
+            return scores
+
+    output = read(reader, words[:1], refine_iters=0, logits_processor=LogitsProcessorList([Shorten()]))
+    assert output.visual_logits.shape[1] == 2
+    assert len(read_texts(reader, output.sequences)[0]) > 2
+
+
+def test_refinements_are_steps_of_their_own(reader, parity_small, words):
+    outputs = [read(reader, words, refine_iters=count) for count in range(4)]
+    assert not outputs[0].logits.equal(outputs[1].logits)
+    assert not outputs[1].logits.equal(outputs[2].logits)
+    expected = [parity_small.expected["settings"][f"ar_refine{count}"]["text"] for count in range(3)]
+    assert [read_texts(reader, output.sequences) for output in outputs[:3]] == expected
+    # Where a text no longer changes, neither does the reading.
+    settled = (outputs[2].sequences == outputs[1].sequences).all(1)
+    settled &= (outputs[2].visual_sequences == outputs[1].visual_sequences).all(1)
+    settled &= (outputs[2].visual_logits - outputs[1].visual_logits).abs().amax((1, 2)) < 1e-3
+    assert settled.any()
+    torch.testing.assert_close(outputs[3].logits[settled], outputs[2].logits[settled], rtol=1e-3, atol=1e-3)
+
+
+def test_non_autoregressive_prediction_is_one_step_from_the_begin_token(reader, words):
+    output = read(reader, words, autoregressive=False, refine_iters=0)
+    assert output.logits.shape == output.visual_logits.shape == (len(words), POSITIONS, 95)
+    begin = torch.full((len(words), 1), 95)
+    features = reader.get_image_features(words)
+    decoder = reader.visual_decoder
+    visual, _ = decoder(begin, decoder.project_memory(features), num_queries=POSITIONS)
+    torch.testing.assert_close(output.visual_logits, visual)
+    captions = reader.get_text_features(reader.captioner(visual.argmax(-1)))
+    memory = reader.cross_decoder.project_memory(torch.cat([features, captions], dim=1))
+    torch.testing.assert_close(output.logits, reader.cross_decoder(begin, memory, num_queries=POSITIONS)[0])
+    refined = texts(reader, words, autoregressive=False)
+    assert sum(a == b for a, b in zip(refined, texts(reader, words), strict=True)) > 0
+
+
+def test_the_visual_branch_alone_needs_no_text_tower(reader, parity_small, words):
+    without = copy.deepcopy(reader)
+    without.text_tower = without.cross_decoder = without.captioner = None
+    output = read(without, words, visual_only=True)
+    assert read_texts(reader, output.sequences) == parity_small.expected["visual_refined_text"]
+    assert output.logits.equal(output.visual_logits) and output.sequences.equal(output.visual_sequences)
+    predicted = read(without, words, visual_only=True, refine_iters=0)
+    assert read_texts(reader, predicted.sequences) == parity_small.expected["visual_ar_text"]
+
+
+def test_a_single_cross_modal_pass_reads_the_visual_characters(reader, parity_small, words):
+    output = read(reader, words, cross_modal_single_pass=True, refine_iters=0)
+    visual = parity_small.expected["visual_ar_text"]
+    assert read_texts(reader, output.visual_sequences) == visual
+    context = torch.cat([torch.full((len(words), 1), 95), output.visual_logits.argmax(-1)[:, :-1]], dim=1)
+    caption = reader.get_text_features(reader.captioner(output.visual_logits.argmax(-1)))
+    memory = reader.cross_decoder.project_memory(torch.cat([reader.get_image_features(words), caption], dim=1))
+    for place in (0, 3, 10):  # only what comes before counts
+        logits, _ = reader.cross_decoder(context[:, : place + 1], memory)
+        torch.testing.assert_close(output.logits[:, place], logits[:, place], rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("options", [{"max_length": 5}, {"max_new_tokens": 4}])
+def test_texts_can_be_shorter(reader, words, options):
+    output = read(reader, words, **options)
+    assert output.logits.shape[1] == 4
+    assert output.sequences.shape == (len(words), 5)
+    found = read_texts(reader, output.sequences)
+    assert found[3] == "24h"
+    assert max(map(len, found)) == 4  # no room for the end token
+    assert len(read_texts(reader, read(reader, words, max_length=27).sequences)[0]) == len("Chicken")
+
+
+@pytest.mark.parametrize("options", [{"max_length": 28}, {"max_new_tokens": 27}, {"max_length": 1}])
+def test_texts_cannot_be_longer_than_the_model_reads(reader, words, options):
+    with pytest.raises(ValueError, match="this model reads sequences of 2 to 27 tokens"):
+        reader.generate(words, **options)
+
+
+UNSUPPORTED = {
+    "num_beams": 2,
+    "do_sample": True,
+    "num_return_sequences": 2,
+    "penalty_alpha": 0.6,
+    "guidance_scale": 2.0,
+    "prompt_lookup_num_tokens": 3,
+    "stop_strings": "a",
+    "max_time": 1.0,
+    "cache_implementation": "static",
+    "output_hidden_states": True,
+    "num_beam_groups": 2,
+    "constraints": ["a"],
+    "force_words_ids": [[3]],
+}
+
+
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_options_of_other_decodings_are_refused_by_name(reader, words, name):
+    assert name in UNSUPPORTED_OPTIONS
+    with pytest.raises(ValueError, match=name):
+        reader.generate(words[:1], **{name: UNSUPPORTED[name]})
+
+
+def test_unknown_options_and_wrong_values_are_refused(reader, words):
+    with pytest.raises(ValueError, match="refine_itres"):
+        reader.generate(words[:1], refine_itres=2)
+    for wrong in (-1, 1.5, "2", None):
+        with pytest.raises(ValueError, match="refine_iters="):
+            reader.generate(words[:1], refine_iters=wrong)
+
+
+def test_labels_are_ignored(reader, words):
+    assert reader.generate(words, labels=torch.zeros(len(words), 3)).equal(reader.generate(words))
+
+
+# What is returned
+
+
+def test_sequences_hold_begin_text_end_and_padding(reader, words):
+    sequences = reader.generate(words)
+    assert sequences.shape == (len(words), POSITIONS + 1) and sequences.dtype == torch.long
+    for row in sequences.tolist():
+        end = row.index(0)
+        assert row[0] == 95 and set(row[end + 1 :]) == {96} and all(1 <= index <= 94 for index in row[1:end])
+
+
+def test_a_text_without_end_has_all_positions_and_their_probabilities(reader, words):
+    output = read(reader, words, min_length=POSITIONS + 1)
+    assert (output.sequences[:, 1:] > 0).all() and (output.sequences[:, 1:] < 95).all()
+    product = output.logits.softmax(-1).amax(-1).prod(-1)
+    torch.testing.assert_close(output.confidence, product)
+
+
+def test_scores_are_the_logits_position_by_position(reader, words):
+    output = read(reader, words, output_scores=True)
+    assert isinstance(output, Clip4STRGenerateOutput)
+    assert torch.stack(output.scores, 1).equal(output.logits)
+    assert torch.stack(output.visual_scores, 1).equal(output.visual_logits)
+    plain = read(reader, words)
+    assert plain.scores is None and plain.logits.equal(output.logits)
+    assert plain.image_features.equal(reader.get_image_features(words))
+    assert isinstance(reader.generate(words), torch.Tensor)
+
+
+@pytest.mark.parametrize("options", SOME_MODES, ids=str)
+def test_attentions_are_weights_over_image_and_caption(reader, words, options):
+    reader.set_attn_implementation("eager")
+    output = read(reader, words, output_attentions=True, **options)
+    batch, tokens, config = len(words), 17, reader.config
+    assert [tuple(w.shape) for w in output.encoder_attentions] == [(batch, 2, tokens, tokens)] * 3
+    (visual,) = output.visual_cross_attentions
+    assert visual.shape == (batch, 8, output.visual_logits.shape[1], tokens)
+    weights = [visual, *output.encoder_attentions]
+    if options.get("visual_only"):
+        assert output.cross_attentions is None
+    else:
+        (cross,) = output.cross_attentions
+        assert cross.shape == (batch, 8, output.logits.shape[1], tokens + config.caption_context_length)
+        weights.append(cross)
+    for weight in weights:
+        torch.testing.assert_close(weight.sum(-1), torch.ones(weight.shape[:-1]))
+
+
+def test_attentions_need_the_eager_implementation(reader, words):
+    with pytest.raises(ValueError, match="output_attentions needs attn_implementation='eager'.*'sdpa'"):
+        reader.generate(words, output_attentions=True)
+    with pytest.raises(ValueError, match="set_attn_implementation"):
+        reader(words, output_attentions=True)
+
+
+# Constraints
+
+
+def ids_of(model, characters):
+    return [model.config.charset.index(character) + 1 for character in characters]
+
+
+class Only(LogitsProcessor):
+    """Allows some ids."""
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def __call__(self, input_ids, scores):
+        allowed = torch.zeros_like(scores, dtype=torch.bool)
+        allowed[:, self.ids] = True
+        return scores.masked_fill(~allowed, -torch.inf)
+
+
+@pytest.mark.parametrize("options", [mode for mode in MODES if "max_length" not in mode], ids=str)
+def test_a_logits_processor_holds_for_both_branches_and_every_pass(reader, words, options):
+    digits = Only([0, *ids_of(reader, string.digits)])
+    output = read(reader, words, logits_processor=LogitsProcessorList([digits]), **options)
+    for sequences in (output.sequences, output.visual_sequences):
+        assert all(set(text) <= set(string.digits) for text in read_texts(reader, sequences))
+    assert output.logits[..., 11:].eq(-torch.inf).all()
+    assert output.confidence.isfinite().all()
+
+
+@pytest.mark.parametrize("options", SOME_MODES, ids=str)
+def test_a_lexicon_limits_the_texts(reader, parity_small, words, options):
+    lexicon = ["Exit", "STOP", "24h", "Coffin", "Kitchen"]
+    spelt = [[95, *ids_of(reader, word), 0] for word in lexicon]
+
+    def allowed(batch, ids):
+        ids = [index for index in ids.tolist() if index != 96]
+        return [word[len(ids)] for word in spelt if word[: len(ids)] == ids and len(word) > len(ids)] or [0]
+
+    found = texts(reader, words, prefix_allowed_tokens_fn=allowed, **options)
+    assert set(found) <= set(lexicon)
+    assert (found[1], found[3]) == ("STOP", "24h")
+
+
+def test_a_pattern_may_differ_from_image_to_image(reader, words):
+    digits, letters = ids_of(reader, string.digits), ids_of(reader, string.ascii_lowercase)
+
+    def allowed(batch, ids):  # two of one kind
+        return [0] if len(ids) > 2 else digits if batch % 2 else letters
+
+    found = texts(reader, words, prefix_allowed_tokens_fn=allowed)
+    for row, text in enumerate(found):
+        assert len(text) == 2 and set(text) <= set(string.digits if row % 2 else string.ascii_lowercase)
+
+
+def test_characters_can_be_suppressed(reader, words):
+    upper = ids_of(reader, string.ascii_uppercase)
+    found = texts(reader, words, suppress_tokens=upper)
+    assert all(text == "" or not any(map(str.isupper, text)) for text in found)
+    assert found[3] == "24h"
+
+
+@pytest.mark.parametrize("options", [{"min_length": 8}, {"min_new_tokens": 7}])
+def test_texts_can_have_a_least_length(reader, words, options):
+    found = texts(reader, words, **options)
+    assert min(map(len, found)) >= 7
+    assert found[0] == "Chicken"
+
+
+# Generation configurations
+
+
+def test_a_generation_configuration_is_saved_and_loaded(reader, words, tmp_path):
+    reader.generation_config.update(refine_iters=3, autoregressive=False, max_length=9)
+    expected = reader.generate(words)
+    reader.save_pretrained(tmp_path)
+    loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path)
+    config = loaded.generation_config
+    assert (config.refine_iters, config.autoregressive, config.max_length) == (3, False, 9)
+    assert (config.visual_only, config.cross_modal_single_pass) == (False, False)
+    assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (95, 0, 96)
+    assert loaded.generate(words).equal(expected)
+    assert loaded(words).logits.shape[1] == 8
+
+
+def test_generate_leaves_the_generation_configuration_of_the_model_alone(reader, words):
+    before = reader.generation_config.to_dict()
+    given = GenerationConfig(refine_iters=2, max_length=9)
+    kept = given.to_dict()
+    reader.generate(words, refine_iters=0, visual_only=True, max_length=5)
+    reader.generate(words, generation_config=given, autoregressive=False)
+    assert reader.generation_config.to_dict() == before
+    assert given.to_dict() == kept
+
+
+def test_a_generation_configuration_object_keeps_the_other_defaults(reader, words):
+    expected = read(reader, words, refine_iters=0)
+    given = read(reader, words, generation_config=GenerationConfig(refine_iters=0))
+    assert given.sequences.equal(expected.sequences) and given.logits.equal(expected.logits)
+    reader.generation_config.visual_only = True
+    assert read(reader, words, generation_config=GenerationConfig(refine_iters=0)).logits.equal(expected.visual_logits)
+    both = read(reader, words, generation_config=GenerationConfig(refine_iters=0), refine_iters=1, visual_only=False)
+    assert both.logits.shape[1] == POSITIONS
+
+
+def test_forward_reads_with_the_generation_configuration(reader, words):
+    assert reader(words).logits.equal(read(reader, words).logits)
+    reader.generation_config.refine_iters = 2
+    assert reader(words).logits.equal(read(reader, words, refine_iters=2).logits)
+
+
+def test_a_deep_decoder_refines_with_a_content_stream_that_sees_the_same(words):
+    """METHOD, inference 4: content and queries have one mask."""
+    model = tiny_model(decoder_layers=2)
+    pixel_values = torch.randn(4, 3, 32, 32)
+    first, output = (read(model, pixel_values, refine_iters=count, visual_only=True) for count in (0, 1))
+    positions = model.config.max_label_length + 1
+    tokens = nn.functional.pad(first.logits.argmax(-1), (0, positions - first.logits.shape[1]))[:, : positions - 1]
+    context = nn.functional.pad(tokens, (1, 0), value=model.config.bos_token_id)
+    mask = torch.ones(4, 1, positions, positions).bool()
+    for row in range(4):
+        ended = False
+        for key in range(positions):
+            ended = ended or context[row, key] == 0
+            for query in range(positions):
+                mask[row, 0, query, key] = not ended and key != query + 1
+    memory = model.visual_decoder.project_memory(model.get_image_features(pixel_values))
+    expected, _ = model.visual_decoder(context, memory, mask, mask)
+    torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-4)

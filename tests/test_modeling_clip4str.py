@@ -1,0 +1,469 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration, the model, its loss and what is trained."""
+
+import copy
+import itertools
+import math
+
+import pytest
+import torch
+from conftest import spell, tiny_config, tiny_model
+from torch import nn
+from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
+
+from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, optimizer_groups
+from clip4str_hf.modeling_clip4str import sample_permutations
+
+
+LABELS = ["Exit", "a", "C&A-24"]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model()
+
+
+@pytest.fixture
+def pixel_values():
+    return torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+# Configuration
+
+
+def test_a_configuration_comes_back_from_its_file(tmp_path):
+    config = tiny_config(image_size=(16, 64), charset="abcé漢 ", caption_charset="abcé", num_permutations=4)
+    config.save_pretrained(tmp_path)
+    for loaded in (Clip4STRConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)):
+        assert isinstance(loaded, Clip4STRConfig)
+        assert loaded.to_dict() | {"_name_or_path": ""} == config.to_dict()
+        assert (loaded.charset, loaded.image_size) == ("abcé漢 ", [16, 64])
+    assert copy.deepcopy(config).to_dict() == config.to_dict()
+
+
+def test_the_token_ids_follow_from_the_charset(tmp_path):
+    config = tiny_config(charset="abc", eos_token_id=7, bos_token_id=8, pad_token_id=9)
+    assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == (0, 4, 5)
+    assert (config.num_classes, config.vocab_size) == (4, 6)
+    assert tiny_config(charset=["c", "a"]).charset == "ca"
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"charset": ""}, "charset is empty"),
+        ({"charset": ["a", "bc"]}, r"single characters, got \['bc'\]"),
+        ({"charset": "aba"}, r"charset holds characters more than once: \['a'\]"),
+        ({"caption_charset": ""}, "caption_charset is empty"),
+        ({"caption_charset": "aB"}, r"caption_charset must be lower case.*\['B'\]"),
+        ({"decoder_attention_heads": 5}, "decoder_attention_heads=5 must divide projection_dim=32"),
+        ({"text_config": {"projection_dim": 64}}, "text_config.projection_dim=64 and vision_config.projection_dim=32"),
+        ({"text_config": {"vocab_size": 513, "projection_dim": 32}}, "vocab_size=513 must be at least 514"),
+        ({"image_size": [32]}, r"image_size=\[32\] must be \[height, width\]"),
+        ({"image_size": [32, 30]}, r"image_size=\[32, 30\].*multiples of the patch size 8"),
+        ({"image_size": [0, 32]}, r"image_size=\[0, 32\]"),
+        ({"caption_context_length": 2}, "caption_context_length=2 must lie between 3 and the 77"),
+        ({"caption_context_length": 78}, "caption_context_length=78"),
+        ({"num_permutations": 0}, "num_permutations=0 must be 1 or even"),
+        ({"num_permutations": 3}, "num_permutations=3 must be 1 or even"),
+        ({"decoder_dropout": 1.0}, r"decoder_dropout=1.0 must lie in \[0, 1\)"),
+        ({"max_label_length": 0}, "max_label_length=0 must be at least 1"),
+        ({"decoder_layers": 0}, "decoder_layers=0 must be at least 1"),
+        ({"decoder_mlp_ratio": 0}, "decoder_mlp_ratio=0 must be at least 1"),
+        ({"num_frozen_text_layers": 3}, "num_frozen_text_layers=3 must lie between -1 and the tower's 2 layers"),
+        ({"num_frozen_image_layers": -2}, "num_frozen_image_layers=-2 must lie between -1 and the tower's 2 layers"),
+    ],
+)
+def test_a_configuration_that_does_not_fit_together_is_refused(fields, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(**fields)
+
+
+# Made of a CLIP
+
+
+@pytest.fixture(scope="module")
+def clip():
+    torch.manual_seed(3)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    text = tower | {"vocab_size": 600, "bos_token_id": 598, "eos_token_id": 599}
+    config = CLIPConfig(text_config=text, vision_config=tower | {"image_size": 32, "patch_size": 8}, projection_dim=16)
+    return CLIPModel(config).eval()
+
+
+FIELDS = {"decoder_attention_heads": 2, "num_frozen_text_layers": 1}
+
+
+def check_towers(reader, clip):
+    own = reader.state_dict()
+    of_clip = {name: tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"}
+    for name, tensor in of_clip.items():
+        tower = "vision_tower" if name.startswith(("vision_model.", "visual_projection.")) else "text_tower"
+        assert own[f"{tower}.{name}"].equal(tensor), name
+    assert sum(name.startswith(("vision_tower.", "text_tower.")) for name in own) == len(of_clip)
+
+
+def test_every_tensor_of_a_loaded_clip_arrives_unchanged(clip):
+    reader = Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, **FIELDS)
+    check_towers(reader, clip)
+    assert not reader.training
+    assert reader.config.hidden_size == 16
+    assert reader.config.text_config.hidden_act == clip.config.text_config.hidden_act
+
+
+@pytest.mark.parametrize("dtype", [None, torch.float32, torch.bfloat16])
+def test_every_tensor_of_a_saved_clip_arrives_unchanged(clip, tmp_path, dtype):
+    clip.save_pretrained(tmp_path)
+    options = {} if dtype is None else {"dtype": dtype}
+    reader = Clip4STRForSceneTextRecognition.from_clip_pretrained(str(tmp_path), **FIELDS, **options)
+    check_towers(reader, CLIPModel.from_pretrained(tmp_path, **options))
+    assert {parameter.dtype for parameter in reader.parameters()} == {dtype or torch.float32}
+    assert reader(torch.randn(1, 3, 32, 32, dtype=reader.dtype)).logits.isfinite().all()
+
+
+def test_fields_and_whole_configurations_override_the_defaults(clip):
+    fields = FIELDS | {"charset": "xyz", "max_label_length": 5, "image_size": [16, 64], "decoder_layers": 2}
+    reader = Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, **fields)
+    assert (reader.config.charset, reader.config.max_label_length, reader.config.decoder_layers) == ("xyz", 5, 2)
+    assert reader(torch.randn(2, 3, 16, 64)).logits.shape == (2, 6, 4)
+    config = Clip4STRConfig.from_clip_config(clip.config, **fields)
+    check_towers(Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, config), clip)
+
+
+def test_arguments_of_neither_reader_nor_clip_are_refused(clip, tmp_path):
+    with pytest.raises(ValueError, match=r"\['max_lenght'\] are no fields"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, max_lenght=3, **FIELDS)
+    clip.save_pretrained(tmp_path)
+    with pytest.raises((ValueError, TypeError), match="max_lenght"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(tmp_path, max_lenght=3, **FIELDS)
+    config = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
+    with pytest.raises(ValueError, match=r"\['charset'\].*not both"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, config, charset="abc")
+
+
+def test_a_configuration_of_another_clip_is_refused(clip):
+    deeper = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
+    deeper.text_config.num_hidden_layers = 3
+    with pytest.raises(ValueError, match=r"lacks tensors of the towers: .*layers.2.layer_norm1.bias"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, deeper)
+    wider = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
+    wider.text_config.intermediate_size = 128
+    with pytest.raises(RuntimeError, match=r"size mismatch for text_tower\.text_model"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, wider)
+
+
+# Saved, loaded and run
+
+
+@pytest.mark.parametrize("auto_class", [Clip4STRForSceneTextRecognition, AutoModel])
+def test_a_saved_reader_reads_the_same(model, pixel_values, tmp_path, auto_class):
+    model.save_pretrained(tmp_path)
+    loaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
+    assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
+    assert loaded(pixel_values).logits.equal(model(pixel_values).logits)
+
+
+def test_what_is_not_in_the_file_is_initialised_like_a_new_reader(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path)
+    assert loaded.captioner.state_dict().keys() == {"merge_keys", "merge_ranks"}
+    for name, buffer in model.named_buffers():
+        assert loaded.get_buffer(name).equal(buffer), name
+
+
+def test_new_decoders_are_drawn_from_a_truncated_normal():
+    torch.manual_seed(0)
+    fresh = Clip4STRForSceneTextRecognition(tiny_config(initializer_range=0.02))
+    for decoder in (fresh.visual_decoder, fresh.cross_decoder):
+        assert decoder.character_embedding.weight.std().item() == pytest.approx(0.02, rel=0.1)
+        assert decoder.position_queries.std().item() == pytest.approx(0.02, rel=0.2)
+        assert decoder.head.bias.eq(0).all() and decoder.norm.weight.eq(1).all()
+
+
+@pytest.mark.parametrize("labels", [None, LABELS])
+def test_eager_and_sdpa_attention_agree(model, pixel_values, labels):
+    labels = labels and spell(model, labels)
+    outputs = []
+    for implementation in ("eager", "sdpa"):
+        torch.manual_seed(0)
+        model.set_attn_implementation(implementation)
+        outputs.append(model(pixel_values, labels=labels))
+    torch.testing.assert_close(outputs[0].logits, outputs[1].logits, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(outputs[0].visual_logits, outputs[1].visual_logits, rtol=1e-4, atol=1e-4)
+    if labels is not None:
+        torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reads_and_trains(pixel_values, dtype):
+    model = tiny_model().to(dtype)
+    assert model(pixel_values.to(dtype)).logits.dtype == dtype
+    loss = model(pixel_values.to(dtype), labels=spell(model, LABELS)).loss
+    loss.backward()
+    assert loss.dtype == torch.float32 and loss.isfinite()
+
+
+def gradients(model, pixel_values, **options):
+    model.zero_grad()
+    torch.manual_seed(0)
+    output = model(pixel_values, labels=spell(model, LABELS), **options)
+    output.loss.backward()
+    return output.loss, {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_gradient_checkpointing_changes_neither_loss_nor_gradients(pixel_values):
+    model = tiny_model(decoder_dropout=0.0, decoder_layers=2).train()
+    loss, expected = gradients(model, pixel_values)
+    model.gradient_checkpointing_enable()
+    assert model.is_gradient_checkpointing
+    again, found = gradients(model, pixel_values)
+    torch.testing.assert_close(again, loss)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_reading_compiles_as_one_graph(model, pixel_values, backend):
+    model.set_attn_implementation("sdpa")
+    torch._dynamo.reset()
+    with torch.no_grad():
+        expected = model(pixel_values)
+        compiled = torch.compile(model, fullgraph=True, backend=backend)(pixel_values)
+    torch.testing.assert_close(compiled.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_reading_exports_with_any_batch_size(model, pixel_values):
+    model.set_attn_implementation("sdpa")
+    with torch.no_grad():
+        program = torch.export.export(
+            model, (pixel_values,), dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch", min=1, max=64)}}
+        )
+        for batch in (pixel_values, torch.randn(5, 3, 32, 32), pixel_values[:1]):
+            exported = program.module()(batch)
+            torch.testing.assert_close(exported.logits, model(batch).logits, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("device_map", ["cpu", "auto", {"": "cpu"}])
+def test_a_reader_loads_with_a_device_map(model, pixel_values, tmp_path, device_map):
+    model.save_pretrained(tmp_path)
+    loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path, device_map=device_map)
+    logits = loaded(pixel_values.to(loaded.device)).logits
+    torch.testing.assert_close(logits.cpu(), model(pixel_values).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_images_of_another_shape_are_refused(model):
+    for shape in ((3, 32, 32), (1, 3, 32, 40)):
+        with pytest.raises(ValueError, match=r"pixel_values of shape .* do not fit.*32, 32"):
+            model(torch.zeros(shape))
+
+
+def test_an_image_need_not_be_square(pixel_values, tmp_path):
+    square = tiny_model()
+    square.save_pretrained(tmp_path)
+    wide = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path, image_size=[16, 64])
+    pixels = torch.randn(2, 3, 16, 64)
+    assert wide.get_image_features(pixels).shape == (2, 2 * 8 + 1, 32)
+    expected = square.vision_tower(pixels, interpolate_pos_encoding=True).image_embeds
+    torch.testing.assert_close(wide.get_image_features(pixels)[:, 0], expected)
+    assert wide(pixels, labels=spell(wide, ["a", "bc"])).loss.isfinite()
+
+
+def test_the_class_token_has_the_image_features_of_clip(model, pixel_values):
+    features = model.get_image_features(pixel_values)
+    torch.testing.assert_close(features[:, 0], model.vision_tower(pixel_values).image_embeds)
+
+
+def test_a_tuple_holds_what_the_output_holds(model, pixel_values):
+    labels = spell(model, LABELS)
+    for inputs in ({}, {"labels": labels, "permutations": sample_permutations(6, 6)}):
+        with torch.no_grad():
+            named, plain = (model(pixel_values, **inputs, return_dict=choice) for choice in (True, False))
+        assert isinstance(plain, tuple)
+        assert all(a.equal(b) for a, b in zip(named.to_tuple(), plain, strict=True))
+
+
+# Labels and loss
+
+
+def test_padding_may_be_the_pad_token_or_minus_100_and_any_width(model, pixel_values):
+    labels, permutations = spell(model, LABELS), sample_permutations(6, 6)
+    padded = nn.functional.pad(labels.masked_fill(labels == -100, model.config.pad_token_id), (0, 5), value=97 - 1)
+    first, second = (model(pixel_values, labels=given, permutations=permutations) for given in (labels, padded))
+    assert model.config.pad_token_id == 96
+    assert first.loss.equal(second.loss) and first.logits.equal(second.logits)
+    assert first.logits.shape == (3, 7, 95)
+
+
+def test_labels_that_are_no_texts_are_refused(model, pixel_values):
+    good = spell(model, ["Exit"])
+    wrong = {
+        "no begin token": good[:, 1:],
+        "begin token only": good[:, :1],
+        "too long": spell(model, ["a" * 9]),
+        "padding only": torch.full((1, 4), -100),
+        "no end token": good[:, :-1],
+        "two end tokens": torch.tensor([[95, 11, 0, 0]]),
+        "a character after the end token": torch.tensor([[95, 11, 0, 12]]),
+        "padding before the end token": torch.tensor([[95, 11, -100, 0]]),
+    }
+    for name, labels in wrong.items():
+        with pytest.raises(ValueError, match="must hold the begin token 95, at most 8 characters, the end token 0"):
+            model(pixel_values[:1], labels=labels)
+            pytest.fail(name)
+
+
+def test_the_order_of_rows_and_the_mirrors_do_not_matter_for_the_logits(model, pixel_values):
+    labels, permutations = spell(model, LABELS), sample_permutations(6, 6)
+    output = model(pixel_values, labels=labels, permutations=permutations)
+    flipped = model(pixel_values.flip(0), labels=labels.flip(0), permutations=permutations)
+    torch.testing.assert_close(flipped.loss, output.loss)
+    torch.testing.assert_close(flipped.logits.flip(0), output.logits)
+
+
+def test_the_cross_modal_loss_reaches_neither_image_tower_nor_visual_decoder(pixel_values):
+    for detach in (True, False):
+        model = tiny_model(detach_image_features=detach)
+        _, with_cross = gradients(model, pixel_values)
+        model.config.cross_modal_loss_weight = 0.0
+        _, without = gradients(model, pixel_values)
+        visual = [name for name in with_cross if name.startswith("visual_decoder.")]
+        tower = [name for name in with_cross if name.startswith("vision_tower.")]
+        assert visual and tower
+        assert all(torch.allclose(with_cross[name], without[name], atol=1e-7) for name in visual)
+        assert all(torch.allclose(with_cross[name], without[name], atol=1e-7) for name in tower) == detach
+
+
+@pytest.mark.parametrize(("layers", "count"), [(1, 1), (2, 6)])
+def test_the_loss_is_that_of_one_ordering_after_the_other(pixel_values, layers, count):
+    """METHOD, training: the orderings one by one, each with masks written as loops over positions."""
+    model = tiny_model(decoder_layers=layers)
+    config, labels = model.config, spell(model, LABELS)
+    labels = labels.masked_fill(labels == -100, config.pad_token_id)
+    permutations = sample_permutations(labels.shape[1] - 2, count)
+    total = weight = 0
+    features = model.get_image_features(pixel_values)
+    context, targets = labels[:, :-1], labels[:, 1:].clone()
+    targets[targets == config.pad_token_id] = -100
+    for number, ordering in enumerate(permutations.tolist()):
+        size = len(ordering) - 1
+        rank = {position: place for place, position in enumerate(ordering)}
+        query, content = torch.zeros(3, 1, size, size).bool(), torch.zeros(3, 1, size, size).bool()
+        for row, k, j in itertools.product(range(3), range(size), range(size)):
+            readable = context[row, j] not in (config.eos_token_id, config.pad_token_id)
+            query[row, 0, k, j] = bool(readable) and rank[j] < rank[k + 1]
+            content[row, 0, k, j] = bool(readable) and rank[j] <= rank[k]
+        if number == 2:
+            targets[targets == config.eos_token_id] = -100
+        visual_memory = model.visual_decoder.project_memory(features)
+        visual, _ = model.visual_decoder(context, visual_memory, query, content)
+        text = model.get_text_features(model.captioner(visual.argmax(-1)))
+        memory = model.cross_decoder.project_memory(torch.cat([features, text], dim=1))
+        cross, _ = model.cross_decoder(context, memory, query, content)
+        counted = int((targets != -100).sum())
+        for logits in (visual, cross):
+            total += counted * nn.functional.cross_entropy(logits.flatten(0, 1), targets.flatten())
+        weight += counted
+    output = model(pixel_values, labels=labels, permutations=permutations)
+    torch.testing.assert_close(output.loss, total / weight)
+
+
+@pytest.mark.parametrize(("length", "count"), [(1, 1), (2, 2), (3, 6), (4, 6), (25, 6)])
+def test_orderings_are_as_many_as_there_are_and_none_twice(length, count):
+    for seed in range(20):
+        orderings = sample_permutations(length, 6, torch.Generator().manual_seed(seed)).tolist()
+        assert len(orderings) == len({tuple(ordering) for ordering in orderings}) == count
+        assert all(sorted(ordering) == list(range(length + 2)) for ordering in orderings)
+
+
+def test_orderings_begin_left_to_right_and_come_with_their_mirrors():
+    n = 5
+    orderings = sample_permutations(n, 12).tolist()
+    assert orderings[0] == list(range(n + 2))
+    assert orderings[1] == [0, *range(n + 1, 0, -1)]
+    assert all(ordering[0] == 0 for ordering in orderings)
+    assert all(ordering[-1] == n + 1 for ordering in orderings[:1] + orderings[2:])
+    for ordering, mirror in zip(orderings[2::2], orderings[3::2], strict=True):
+        assert ordering[1:-1] == mirror[1:-1][::-1]
+    assert sample_permutations(n, 1).tolist() == [list(range(n + 2))]
+    assert len(sample_permutations(4, 100)) == math.factorial(4)
+
+
+# Decoder
+
+
+@pytest.mark.parametrize("layers", [1, 2, 3])
+def test_kept_keys_and_values_change_nothing(pixel_values, layers):
+    """METHOD, inference 2: left to right, the whole context again for every character."""
+    model = tiny_model(decoder_layers=layers)
+    output = model.generate(
+        pixel_values, refine_iters=0, visual_only=True, return_dict_in_generate=True, synced_gpus=True
+    )
+    memory = model.visual_decoder.project_memory(model.get_image_features(pixel_values))
+    context = torch.full((3, 1), model.config.bos_token_id)
+    for _ in range(model.config.max_label_length + 1):
+        length = context.shape[1]
+        causal = torch.ones(length, length).bool().tril()[None, None]
+        logits, _ = model.visual_decoder(context, memory, causal, causal)
+        context = torch.cat([context, logits[:, -1:].argmax(-1)], dim=1)
+    torch.testing.assert_close(output.logits, logits, rtol=1e-4, atol=1e-4)
+
+
+# What is trained
+
+
+def test_the_first_layers_of_the_text_tower_are_frozen():
+    model = tiny_model(num_frozen_text_layers=1)
+    frozen = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    assert all(name.startswith("text_tower.text_model.") for name in frozen)
+    stems = {".".join(name.split(".")[2:5]) for name in frozen}
+    assert stems == {"embeddings.token_embedding.weight", "embeddings.position_embedding.weight", "encoder.layers.0"}
+
+
+def test_any_number_of_layers_of_either_tower_can_be_frozen():
+    def trained(**fields):
+        return {name for name, parameter in tiny_model(**fields).named_parameters() if parameter.requires_grad}
+
+    everything = {name for name, _ in tiny_model().named_parameters()}
+    assert trained(num_frozen_text_layers=-1) == everything
+    embeddings = {name for name in everything if "text_model.embeddings" in name}
+    assert trained(num_frozen_text_layers=0) == everything - embeddings
+    image = trained(num_frozen_text_layers=-1, num_frozen_image_layers=2)
+    left = {name.split(".")[-2] for name in image if name.startswith("vision_tower.")}
+    assert left == {"post_layernorm", "visual_projection"}
+
+
+def test_loading_keeps_what_is_frozen(model, tmp_path):
+    model.save_pretrained(tmp_path)
+    loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path)
+    assert [p.requires_grad for p in loaded.parameters()] == [p.requires_grad for p in model.parameters()]
+
+
+def test_optimizer_groups_hold_every_trained_parameter_once(model):
+    grouped = [id(parameter) for group in optimizer_groups(model) for parameter in group["params"]]
+    assert len(grouped) == len(set(grouped))
+    assert set(grouped) == {id(parameter) for parameter in model.parameters() if parameter.requires_grad}
+    torch.optim.AdamW(optimizer_groups(model), betas=(0.9, 0.98), eps=1e-6)
+
+
+def test_decoders_learn_19_times_as_fast_and_norms_biases_and_queries_do_not_decay(model):
+    options = {}
+    for group in optimizer_groups(model, learning_rate=1e-4, weight_decay=0.2):
+        options |= {id(parameter): (group["lr"], group["weight_decay"]) for parameter in group["params"]}
+    modules = dict(model.named_modules())
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        rate, decay = options[id(parameter)]
+        assert rate == pytest.approx(19e-4 if "decoder." in name else 1e-4), name
+        is_norm = isinstance(modules[name.rpartition(".")[0]], nn.LayerNorm)
+        decays = not (
+            is_norm
+            or name.endswith(("bias", "class_embedding", "position_queries", "character_embedding.weight"))
+        )
+        assert decay == (0.2 if decays else 0.0), name
+
+
+def test_the_caption_of_a_shared_vocabulary_size_fits_the_text_tower():
+    text = CLIPTextConfig(vocab_size=530, hidden_size=32, intermediate_size=64, num_hidden_layers=1, projection_dim=32)
+    model = tiny_model(text_config=text, num_frozen_text_layers=0)
+    assert model.captioner(torch.randint(0, 95, (50, 9))).max() < 530
