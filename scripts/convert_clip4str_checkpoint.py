@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts a checkpoint of the original implementation (VamosC/CLIP4STR) into a folder for `from_pretrained`."""
 
-import pickle
 import sys
 import tempfile
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Literal
 
 from transformers import HfArgumentParser
 from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+from transformers.utils import logging
 
 from clip4str_hf import Clip4STRConfig, Clip4STRProcessor
 from clip4str_hf.conversion_clip4str import convert_original_checkpoint, load_original_checkpoint
@@ -54,7 +54,11 @@ def convert(arguments: ConversionArguments):
     output_dir = arguments.output_dir.absolute()
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
         raise ValueError(f"{arguments.output_dir} exists and is not an empty folder.")
-    model = convert_original_checkpoint(*load_original_checkpoint(arguments.checkpoint, arguments.allow_pickle))
+    try:
+        state, hyper_parameters = load_original_checkpoint(arguments.checkpoint, arguments.allow_pickle)
+    except Exception as error:  # torch.load raises nearly anything for a file that is damaged or no checkpoint
+        raise ValueError(str(error) or f"{type(error).__name__} while it was loaded") from error
+    model = convert_original_checkpoint(state, hyper_parameters)
     mean, std = NORMALIZATIONS[arguments.image_normalization]
     processor = Clip4STRProcessor.from_config(model.config, image_mean=mean, image_std=std)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
@@ -72,10 +76,10 @@ def convert(arguments: ConversionArguments):
 
 def main():
     (arguments,) = HfArgumentParser(ConversionArguments, description=__doc__).parse_args_into_dataclasses()
+    logging.disable_progress_bar()
     try:
         convert(arguments)
-    # torch.load: RuntimeError and EOFError for a damaged file, the others for classes that are not to be found.
-    except (AttributeError, EOFError, ImportError, OSError, RuntimeError, ValueError, pickle.PickleError) as error:
+    except (OSError, ValueError) as error:
         sys.exit(f"{arguments.checkpoint} was not converted: {error}")
 
 

@@ -171,6 +171,17 @@ def test_what_is_not_in_the_file_is_initialised_like_a_new_reader(model, tmp_pat
         assert loaded.get_buffer(name).equal(buffer), name
 
 
+def test_a_reader_made_on_the_meta_device_can_be_initialised(model):
+    with torch.device("meta"):
+        empty = Clip4STRForSceneTextRecognition(tiny_config())
+    empty = empty.to_empty(device="cpu")
+    for buffer in empty.buffers():
+        buffer.fill_(-7)
+    empty.init_weights()
+    for name, buffer in model.named_buffers():
+        assert empty.get_buffer(name).equal(buffer), name
+
+
 def test_new_decoders_are_drawn_from_a_truncated_normal():
     torch.manual_seed(0)
     fresh = Clip4STRForSceneTextRecognition(tiny_config(initializer_range=0.02))

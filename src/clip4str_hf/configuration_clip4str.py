@@ -139,8 +139,8 @@ class Clip4STRConfig(PreTrainedConfig):
         # The token ids follow from the character set; saved files repeat them for other readers of the file only.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
         if not _is_remote_code():
-            # With these `pipeline` would ask for trust in code that it need not load.
-            kwargs.pop("custom_pipelines", None)
+            # Where the package is installed its code is used, and `pipeline` need not ask for trust in another.
+            kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__init__(**kwargs | ids)
         self.validate_reader()
 
@@ -157,6 +157,12 @@ class Clip4STRConfig(PreTrainedConfig):
     def to_dict(self) -> dict[str, Any]:
         """All fields, and where a saved checkpoint finds its code."""
         return super().to_dict() | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Writes `config.json` and the code of the model; see `PreTrainedConfig.save_pretrained`."""
+        super().save_pretrained(save_directory, **kwargs)
+        if not _is_remote_code():
+            self.__dict__.pop("auto_map", None)  # set on the way, and no field of this configuration
 
     @classmethod
     def field_names(cls) -> set[str]:

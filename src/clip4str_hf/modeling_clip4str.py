@@ -325,7 +325,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         elif fields:
             raise ValueError(f"Give a whole config or fields of one ({sorted(fields)}), not both.")
         config.dtype = clip.dtype
-        reader = cls._from_config(config, dtype=clip.dtype)
+        reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
         state = {
             f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
         }
@@ -335,7 +335,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         if missing:
             raise ValueError(f"This CLIP lacks tensors of the towers: {sorted(missing)}.")
         reader.load_state_dict(state, strict=False)
-        return reader.eval()
+        return reader.to(clip.device).eval()
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()

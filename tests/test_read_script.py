@@ -1,0 +1,149 @@
+# SPDX-License-Identifier: Apache-2.0
+"""scripts/read.py: files in, one line for each out."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageFont
+
+from clip4str_hf import (
+    Clip4STRConfig,
+    Clip4STRForSceneTextRecognition,
+    Clip4STRImageProcessor,
+    Clip4STRProcessor,
+    Clip4STRTokenizer,
+)
+from clip4str_hf.reading import find_images, read_images
+
+
+SCRIPT = Path(__file__).parents[1] / "scripts" / "read.py"
+WORDS = ["Exit", "Bahnhof", "24h", "Café", "Straße", "OPEN", "taxi"]
+
+
+@pytest.fixture(scope="module")
+def reader():
+    # Random weights, spread out so that texts differ from image to image.
+    torch.manual_seed(0)
+    tower = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = Clip4STRConfig(
+        text_config=tower | {"projection_dim": 64, "vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513},
+        vision_config=tower | {"projection_dim": 64, "image_size": 32, "patch_size": 8},
+        image_size=[32, 64],
+        max_label_length=6,
+        initializer_range=0.3,
+        num_frozen_text_layers=-1,
+    )
+    processor = Clip4STRProcessor(
+        Clip4STRImageProcessor(size={"height": 32, "width": 64}), Clip4STRTokenizer(max_label_length=6)
+    )
+    return Clip4STRForSceneTextRecognition(config).eval(), processor
+
+
+@pytest.fixture(scope="module")
+def checkpoint(reader, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("checkpoint")
+    for part in reader:
+        part.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A folder with a folder in it, names with spaces and beyond ASCII, and a file that is no image."""
+    folder = tmp_path_factory.mktemp("images of words")
+    (folder / "größer").mkdir()
+    names = ["b.png", "a.jpg", "mit Leerzeichen.png", "größer/字.png", "größer/Z.BMP", "c.webp", "d.png"]
+    font = ImageFont.load_default(size=24)
+    for name, word in zip(names, WORDS, strict=True):
+        image = Image.new("RGB", (int(font.getlength(word)) + 8, 36), "white")
+        ImageDraw.Draw(image).text((4, 2), word, "black", font)
+        image.save(folder / name)
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def read(*arguments):
+    command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, encoding="utf-8", check=False, timeout=120)
+
+
+def test_a_folder_is_read_in_order_and_batches_change_nothing(reader, checkpoint, images):
+    names = ["a.jpg", "b.png", "c.webp", "d.png", "größer/Z.BMP", "größer/字.png", "mit Leerzeichen.png"]
+    files = [str(images / name) for name in names]
+    found = read("--model", checkpoint, "--batch-size", 3, images)
+    assert (found.returncode, found.stderr) == (0, "")
+    rows = [line.split("\t") for line in found.stdout.splitlines()]
+    assert [row[0] for row in rows] == files
+
+    alone = list(read_images(files, *reader, batch_size=1))
+    assert [row[1] for row in rows] == [reading["text"] for reading in alone]
+    assert len({reading["text"] for reading in alone}) > 1
+    for (_, _, score), reading in zip(rows, alone, strict=True):
+        assert len(score.partition(".")[2]) == 4
+        assert float(score) == pytest.approx(reading["score"], abs=1e-4)
+
+
+def test_what_cannot_be_read_is_named_and_the_rest_is_read(checkpoint, images, tmp_path):
+    broken, empty, missing = tmp_path / "broken word.png", tmp_path / "empty", tmp_path / "missing.png"
+    broken.write_bytes((images / "b.png").read_bytes()[:60])
+    empty.mkdir()
+    paths = [images / "d.png", broken, missing, images / "größer/字.png", empty, images / "notes.txt"]
+    found = read("--model", checkpoint, *paths, "--json")
+    assert found.returncode == 1
+    answers = [json.loads(line) for line in found.stdout.splitlines()]
+    assert [answer["file"] for answer in answers] == [str(images / "d.png"), str(images / "größer/字.png")]
+    for answer in answers:
+        assert list(answer) == ["file", "text", "score", "char_scores"]
+        assert len(answer["char_scores"]) == len(answer["text"])
+        assert 0 < answer["score"] <= 1
+    messages = found.stderr.splitlines()
+    assert len(messages) == 4
+    for path in (broken, missing, empty, images / "notes.txt"):
+        assert sum(line.startswith(f"{path}: ") for line in messages) == 1
+
+
+def test_without_images_or_model_there_is_a_message(checkpoint, images, tmp_path):
+    usage = read()
+    assert (usage.returncode, usage.stdout) == (2, "")
+    assert "usage: read.py" in usage.stderr
+    nothing = read(tmp_path)
+    assert (nothing.returncode, nothing.stdout) == (1, "")
+    assert nothing.stderr == f"{tmp_path}: no images in this folder\n"
+    no_model = read("--model", tmp_path / "nowhere", images)
+    assert (no_model.returncode, no_model.stdout) == (1, "")
+    assert "nowhere" in no_model.stderr
+    assert "Traceback" not in no_model.stderr
+
+
+def test_a_folder_is_searched_for_images_only(images):
+    assert len(find_images(images)) == len(WORDS)
+    assert find_images(images / "notes.txt") == [images / "notes.txt"]
+    with pytest.raises(FileNotFoundError, match=r"missing\.png: no such file or folder"):
+        find_images(images / "missing.png")
+
+
+def test_files_are_opened_no_more_than_two_batches_ahead(reader, images):
+    taken = []
+
+    def files():
+        for _ in range(20):
+            taken.append(images / "b.png")
+            yield taken[-1]
+
+    readings = read_images(files(), *reader, batch_size=2)
+    next(readings)
+    assert len(taken) == 4
+    assert len(list(readings)) == 19
+
+
+def test_a_batch_without_a_readable_file_is_no_end(reader, images):
+    files = [images / "notes.txt", images / "missing.png", images / "b.png"]
+    readings = list(read_images(files, *reader, batch_size=1))
+    assert [list(reading)[1] for reading in readings] == ["error", "error", "text"]
+    assert [reading["file"] for reading in readings] == [str(file) for file in files]
+    with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
+        read_images(files, *reader, batch_size=0)
