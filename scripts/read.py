@@ -16,7 +16,9 @@ from clip4str_hf.reading import find_images, read_images
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched for images")
-    parser.add_argument("--model", default=default_checkpoint(), help="folder or name on the Hub (default: the one here)")
+    parser.add_argument(
+        "--model", default=default_checkpoint(), help="folder or Hub name (default: the package's own)"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")

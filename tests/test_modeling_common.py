@@ -22,7 +22,7 @@ EXCEPTIONS = {
     "test_attention_outputs": OWN_NAMES,
     "test_hidden_states_output": OWN_NAMES,
     "test_retain_grad_hidden_states_attentions": OWN_NAMES,
-    "test_init_weights_can_init_buffers": "`_init_weights` alone fills tables; tests/test_modeling_clip4str.py has ours",
+    "test_init_weights_can_init_buffers": "`_init_weights` alone fills tables; test_modeling_clip4str.py has ours",
     "test_eager_matches_sdpa_inference_24_fp32_pad_left_output_attentions": "only eager attention gives weights",
     "test_model_base_model_prefix": "there is no model without head",
     "test_model_get_set_embeddings": "the input are images: its embedding is a convolution",

@@ -94,6 +94,14 @@ class Clip4STRConfig(PreTrainedConfig):
 
     model_type = "clip4str"
     _auto_class = "AutoConfig"
+    # What `Trainer` need not gather over a whole evaluation set.
+    keys_to_ignore_at_inference = [
+        "visual_logits",
+        "image_features",
+        "encoder_attentions",
+        "cross_attentions",
+        "visual_cross_attentions",
+    ]
     sub_configs = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 
     def __init__(
@@ -153,6 +161,10 @@ class Clip4STRConfig(PreTrainedConfig):
             name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()
         }
         return cls(**towers | kwargs)
+
+    def get_text_config(self, *args, **kwargs) -> "Clip4STRConfig":
+        """This configuration: the texts of the model are its characters; CLIP's text tower only sees captions."""
+        return self
 
     def to_dict(self) -> dict[str, Any]:
         """All fields, and where a saved checkpoint finds its code."""

@@ -2,7 +2,6 @@
 """From the checkpoints of the original implementation (VamosC/CLIP4STR) to this one."""
 
 import os
-import pickle
 import re
 import warnings
 
@@ -62,7 +61,9 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
         warnings.warn(f"{path} is unpickled without limits: it can run any code on this machine.", stacklevel=2)
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except pickle.UnpicklingError as error:
+    except OSError:
+        raise
+    except Exception as error:  # torch and pickle raise anything on a file that is not theirs
         raise ValueError(
             f"{path} is damaged or holds more than tensors and plain values ({error}). "
             "If you trust its maker, allow pickle explicitly."
@@ -163,7 +164,7 @@ def _read_config(state, hyper):
         decoder_attention_heads=hyper.get("dec_num_heads", 8),
         decoder_mlp_ratio=shape("visual_decoder.layers.0.linear1.weight")[0] // projection_dim,
         decoder_dropout=hyper.get("dropout", 0.1),
-        num_frozen_text_layers=hyper.get("text_freeze_nlayer", 6),
+        num_frozen_text_layers=hyper.get("text_freeze_nlayer", min(6, text["num_hidden_layers"])),
         num_frozen_image_layers=hyper.get("image_freeze_nlayer", -1),
         detach_image_features=hyper.get("image_detach", True),
         num_permutations=hyper.get("perm_num", 6),

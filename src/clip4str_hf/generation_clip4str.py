@@ -197,7 +197,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
             )
         positions = self._positions(generation_config)
-        processor = _Selector(logits_processor, self.config.bos_token_id, self.config.pad_token_id)
+        processor = _Selector(logits_processor, self.config)
         # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
         # depend on the longest of the batch.
         stop_early = stop_early and not generation_config.cross_modal_single_pass
@@ -288,9 +288,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return torch.full((keys.shape[0], 1), self.config.bos_token_id, dtype=torch.long, device=keys.device)
 
     def _sequences(self, tokens):
-        is_end = tokens == self.config.eos_token_id
-        tokens = tokens.masked_fill(is_end.cumsum(-1) - is_end.long() > 0, self.config.pad_token_id)
-        return nn.functional.pad(tokens, (1, 0), value=self.config.bos_token_id)
+        return nn.functional.pad(_pad_after_end(tokens, self.config), (1, 0), value=self.config.bos_token_id)
 
     def _positions(self, config):
         """Characters to predict, the end token included."""
@@ -312,25 +310,29 @@ class Clip4STRGenerationMixin(GenerationMixin):
             raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
 
 
+def _pad_after_end(ids, config):
+    is_end = ids == config.eos_token_id
+    return ids.masked_fill(is_end.cumsum(-1) - is_end.long() > 0, config.pad_token_id)
+
+
 class _Selector:
     """The likeliest characters under the logits processors, which see what was selected before."""
 
-    def __init__(self, processors, bos_token_id, pad_token_id):
+    def __init__(self, processors, config):
         self.processors = processors
-        self.bos_token_id, self.pad_token_id = bos_token_id, pad_token_id
+        self.config = config
 
     def scores(self, ids, logits):
         """Scores `(rows, num_classes)` of the character after `ids`, `(rows, length)`."""
         if not self.processors:
             return logits
-        after_end = (ids == 0).cumsum(-1) - (ids == 0).long() > 0
-        return self.processors(ids.masked_fill(after_end, self.pad_token_id), logits)
+        return self.processors(_pad_after_end(ids, self.config), logits)
 
     def __call__(self, logits):
         """Characters and scores of all positions of `logits`, `(rows, positions, num_classes)`."""
         if not self.processors:
             return logits.argmax(-1), logits
-        ids = torch.full_like(logits[:, :1, 0], self.bos_token_id, dtype=torch.long)
+        ids = torch.full_like(logits[:, :1, 0], self.config.bos_token_id, dtype=torch.long)
         scores = []
         for position in logits.unbind(1):
             scores.append(self.scores(ids, position))

@@ -108,7 +108,7 @@ class Clip4STRProcessor(ProcessorMixin):
             Clip4STRTokenizer(charset=charset, max_label_length=max_label_length, clean_labels=clean_labels),
         )
 
-    def __call__(self, images=None, text=None, return_tensors=None, **kwargs) -> BatchFeature:
+    def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """
         Images as pixels and labels as ids.
 
@@ -117,10 +117,9 @@ class Clip4STRProcessor(ProcessorMixin):
                 An image or a list of images of any kind that [`Clip4STRImageProcessor`] reads.
             text (`str` or `list[str]`, *optional*):
                 The label or the labels, as many as images.
-            return_tensors (`str`, *optional*):
-                `"pt"` or `"np"`; lists without.
             kwargs:
-                Arguments of the image processor and of the tokenizer, among them `clean_labels` and `padding`.
+                `return_tensors`, `"pt"` or `"np"` (lists without), and arguments of the image processor and of the
+                tokenizer, among them `clean_labels` and `padding`.
 
         Returns:
             `BatchFeature`: with images `pixel_values`, float32 of shape `(batch, 3, height, width)`; with text
@@ -132,7 +131,7 @@ class Clip4STRProcessor(ProcessorMixin):
         """
         # A single label is a batch of one, as a single image is.
         text = [text] if isinstance(text, str) else text if text is None else list(text)
-        inputs = super().__call__(images=images, text=text, return_tensors=return_tensors, **kwargs)
+        inputs = super().__call__(images=images, text=text, **kwargs)
         if text is not None:
             inputs["labels"] = inputs.pop("input_ids")
             if images is not None and len(text) != len(inputs["pixel_values"]):
