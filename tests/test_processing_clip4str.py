@@ -114,7 +114,8 @@ def test_saving_and_loading_keeps_everything(tmp_path, words, load, charset):
     )
     saved.save_pretrained(tmp_path)
     names = ["processor_config.json", "tokenizer_config.json", "vocab.json"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert sorted(path.name for path in tmp_path.glob("*.json")) == names
+    assert (tmp_path / "processing_clip4str.py").exists()  # it is saved with its code
     loaded = load(tmp_path)
     assert type(loaded) is Clip4STRProcessor
     assert type(loaded.image_processor) is type(AutoImageProcessor.from_pretrained(tmp_path)) is Clip4STRImageProcessor
