@@ -467,8 +467,7 @@ def test_decoders_learn_19_times_as_fast_and_norms_biases_and_queries_do_not_dec
         assert rate == pytest.approx(19e-4 if "decoder." in name else 1e-4), name
         is_norm = isinstance(modules[name.rpartition(".")[0]], nn.LayerNorm)
         decays = not (
-            is_norm
-            or name.endswith(("bias", "class_embedding", "position_queries", "character_embedding.weight"))
+            is_norm or name.endswith(("bias", "class_embedding", "position_queries", "character_embedding.weight"))
         )
         assert decay == (0.2 if decays else 0.0), name
 

@@ -46,9 +46,7 @@ def test_visual_branch_and_captions_are_those_of_the_reference(parity):
     model, expected = parity.model, parity.expected
     first, refined = read(parity, "ar_refine0"), read(parity, "ar_refine1")
     for output, name in ((first, "visual_ar"), (refined, "visual_refined")):
-        torch.testing.assert_close(
-            output.visual_logits[parity.with_logits], parity.outputs[f"{name}.logits"], **CLOSE
-        )
+        torch.testing.assert_close(output.visual_logits[parity.with_logits], parity.outputs[f"{name}.logits"], **CLOSE)
         assert read_texts(model, output.visual_sequences) == expected[f"{name}_text"]
     captions = model.captioner(first.visual_logits.argmax(-1))
     assert captions.equal(parity.outputs["caption_ids"])

@@ -29,6 +29,7 @@ class Clip4STRProcessorKwargs(ProcessingKwargs, total=False):
     """Arguments of a call of [`Clip4STRProcessor`]."""
 
     text_kwargs: Clip4STRTextKwargs
+    _defaults = {}  # read without asking before transformers 5.23
 
 
 class Clip4STRProcessor(ProcessorMixin):

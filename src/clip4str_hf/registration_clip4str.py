@@ -52,7 +52,7 @@ def register():
     backends = dict.fromkeys(("pil", "torchvision"), Clip4STRImageProcessor)
     AutoImageProcessor.register(Clip4STRConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(Clip4STRConfig, Clip4STRProcessor, exist_ok=True)
-    PIPELINE_REGISTRY.supported_tasks["image-text-to-text"]["impl"] = f"{__name__}.{ImageTextToTextRouter.__name__}"
+    PIPELINE_REGISTRY.supported_tasks["image-text-to-text"]["impl"] = ImageTextToTextRouter
     logging.getLogger("transformers.pipelines").addFilter(_is_no_redirection)
 
 
