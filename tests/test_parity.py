@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The converted checkpoint does what the reference implementation did with it."""
 
+import copy
 import json
 
 import pytest
@@ -109,3 +110,19 @@ def test_the_small_copy_is_cut_from_the_full_folder(parity_dir, parity_small, tm
     made, kept = (load_file(folder / "parity_small.safetensors") for folder in (tmp_path, DATA))
     assert made.keys() == kept.keys()
     assert all(made[name].equal(kept[name]) for name in made)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_reads_the_same_clean_words(parity_full, dtype):
+    model = copy.deepcopy(parity_full.model).to(dtype)
+    clean = slice(12)  # the rest is noise and blur
+    sequences = model.generate(parity_full.pixel_values[clean].to(dtype))
+    assert read_texts(model, sequences) == parity_full.expected["settings"]["ar_refine1"]["text"][clean]
+
+
+def test_eager_and_sdpa_read_the_same_words(parity_full):
+    model = copy.deepcopy(parity_full.model)
+    for implementation in ("eager", "sdpa"):
+        model.set_attn_implementation(implementation)
+        texts = read_texts(model, model.generate(parity_full.pixel_values))
+        assert texts == parity_full.expected["settings"]["ar_refine1"]["text"]
