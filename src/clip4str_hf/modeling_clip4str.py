@@ -289,6 +289,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
+        """A saved reader, its frozen layers frozen; arguments and errors are those of `PreTrainedModel`."""
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading makes new parameters, all of them trainable.
         (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_layers()
@@ -329,9 +330,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         state = {
             f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
         }
-        missing = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))} - set(
-            state
-        )
+        towers = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))}
+        missing = towers - set(state)
         if missing:
             raise ValueError(f"This CLIP lacks tensors of the towers: {sorted(missing)}.")
         reader.load_state_dict(state, strict=False)
