@@ -5,7 +5,7 @@ import unittest
 
 import torch
 from conftest import tiny_config
-from upstream import upstream_tests
+from upstream import upstream_tests, without_exceptions
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
 
@@ -72,14 +72,7 @@ class Clip4STRModelTester:
         return self.get_config(), {"pixel_values": pixel_values}
 
 
-def without_exceptions(cls):
-    for name, reason in EXCEPTIONS.items():
-        assert hasattr(cls, name), f"{name} is no common test any more"
-        setattr(cls, name, unittest.skip(reason)(getattr(cls, name)))
-    return cls
-
-
-@without_exceptions
+@without_exceptions(EXCEPTIONS)
 class TestClip4STRModel(modeling_common.ModelTesterMixin, unittest.TestCase):
     all_model_classes = (Reader,)
     _is_composite = True

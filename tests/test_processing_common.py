@@ -3,7 +3,7 @@
 
 import unittest
 
-from upstream import upstream_tests
+from upstream import upstream_tests, without_exceptions
 
 from clip4str_hf import Clip4STRImageProcessor, Clip4STRProcessor, Clip4STRTokenizer
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
@@ -19,14 +19,7 @@ EXCEPTIONS = {
 }
 
 
-def without_exceptions(cls):
-    for name, reason in EXCEPTIONS.items():
-        assert hasattr(cls, name), f"{name} is no common test any more"
-        setattr(cls, name, unittest.skip(reason)(getattr(cls, name)))
-    return cls
-
-
-@without_exceptions
+@without_exceptions(EXCEPTIONS)
 class TestClip4STRProcessor(processing_common.ProcessorTesterMixin, unittest.TestCase):
     processor_class = Clip4STRProcessor
     text_input_name = "labels"

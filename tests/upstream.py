@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import unittest
 from pathlib import Path
 from types import ModuleType
 
@@ -45,6 +46,18 @@ def upstream_tests(name: str) -> ModuleType:
             sys.modules[path] = ModuleType(path)
             vars(sys.modules[path]).update(content)
     return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+def without_exceptions(exceptions: dict[str, str]):
+    """Skips common tests, each with its reason; one that is no common test any more is an error."""
+
+    def skip(cls):
+        for name, reason in exceptions.items():
+            assert hasattr(cls, name), f"{name} is no common test any more"
+            setattr(cls, name, unittest.skip(reason)(getattr(cls, name)))
+        return cls
+
+    return skip
 
 
 def fetch() -> Path:
