@@ -49,8 +49,10 @@ class Clip4STRCaptioner(nn.Module):
         num_merges = self.vocab_size - 2 * END_OF_WORD - 2
         num_bytes = max(len(character.encode()) for character in self.caption_charset)
         num_captioned = len(self.caption_charset) + 1  # and the blank
-        self.register_buffer("merge_keys", torch.empty(num_merges, dtype=torch.long))
-        self.register_buffer("merge_ranks", torch.empty(num_merges, dtype=torch.long))
+        # Empty tensors stay out of the state: read from a file they have their neighbour's address, and `torch.save`
+        # refuses two types at one address.
+        for name in ("merge_keys", "merge_ranks"):
+            self.register_buffer(name, torch.empty(num_merges, dtype=torch.long), persistent=num_merges > 0)
         self.register_buffer("caption_index", torch.empty(config.num_classes, dtype=torch.long), persistent=False)
         self.register_buffer("kinds", torch.empty(num_captioned, dtype=torch.long), persistent=False)
         self.register_buffer("symbols", torch.empty(num_captioned, num_bytes, dtype=torch.long), persistent=False)
