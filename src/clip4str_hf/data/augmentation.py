@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Augmentation of word crops (METHOD, training: augmentation)."""
+
+import math
+import zlib
+from functools import partial
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter, ImageOps
+from transformers import TrainerCallback
+
+from ..image_processing_clip4str import _to_rgb
+
+
+MAX_MAGNITUDE = 10
+# Each operation that was drawn is applied with this probability (timm's RandAugment, which PARSeq uses).
+PROBABILITY = 0.5
+FILL_COLOR = (128, 128, 128)
+RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
+
+
+# The operations. Each takes an RGB image, a level from 0 to 1 and a generator, and gives another RGB image.
+
+
+def _auto_contrast(image, level, generator):
+    return ImageOps.autocontrast(image)
+
+
+def _equalize(image, level, generator):
+    return ImageOps.equalize(image)
+
+
+def _invert(image, level, generator):
+    return ImageOps.invert(image)
+
+
+def _posterize(image, level, generator):
+    # 4 bits down to 1: none would leave a black image.
+    return ImageOps.posterize(image, max(1, 4 - int(4 * level)))
+
+
+def _solarize(image, level, generator):
+    return ImageOps.solarize(image, 256 - int(256 * level))
+
+
+def _enhance(image, level, generator, enhancer):
+    return enhancer(image).enhance(1 + 0.9 * _signed(level, generator))
+
+
+def _gaussian_blur(image, level, generator):
+    radius = min(4 * level, max(1, 0.02 * max(image.size)))
+    return image.filter(ImageFilter.GaussianBlur(round(radius)))
+
+
+def _poisson_noise(image, level, generator):
+    """Brighter or darker by a Poisson number for each pixel, the same for its three channels."""
+    rate = min(40 * level, max(1, 0.2 * max(image.size)))
+    shape = (image.height, image.width, 1)
+    noise = generator.poisson(rate, shape).astype(np.int16)
+    noise *= generator.integers(2, size=shape, dtype=np.int16) * 2 - 1
+    return Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+
+
+def _rotate(image, level, generator):
+    degrees = 30 * _signed(level, generator)
+    return image.rotate(degrees, _resampling(generator), expand=True, fillcolor=FILL_COLOR)
+
+
+def _shear_x(image, level, generator):
+    shear = 0.9 * _signed(level, generator)
+    # As much wider as the rows move apart.
+    room = math.ceil(abs(shear) * (image.height - 1))
+    offset = -room if shear > 0 else 0
+    return _affine(image, (image.width + room, image.height), (1, shear, offset, 0, 1, 0), generator)
+
+
+def _shear_y(image, level, generator):
+    shear = 0.2 * _signed(level, generator)
+    room = math.ceil(abs(shear) * (image.width - 1))
+    offset = -room if shear > 0 else 0
+    return _affine(image, (image.width, image.height + room), (1, 0, 0, shear, 1, offset), generator)
+
+
+def _translate_x(image, level, generator):
+    pixels = 0.1 * _signed(level, generator) * image.width
+    return _affine(image, image.size, (1, 0, pixels, 0, 1, 0), generator)
+
+
+def _translate_y(image, level, generator):
+    pixels = 0.3 * _signed(level, generator) * image.height
+    return _affine(image, image.size, (1, 0, 0, 0, 1, pixels), generator)
+
+
+def _signed(level: float, generator: np.random.Generator) -> float:
+    return level if generator.random() < 0.5 else -level
+
+
+def _resampling(generator: np.random.Generator) -> Image.Resampling:
+    return RESAMPLING[generator.integers(len(RESAMPLING))]
+
+
+def _affine(image, size, matrix, generator):
+    return image.transform(size, Image.Transform.AFFINE, matrix, _resampling(generator), fillcolor=FILL_COLOR)
+
+
+OPERATIONS = {
+    "AutoContrast": _auto_contrast,
+    "Equalize": _equalize,
+    "Invert": _invert,
+    "Posterize": _posterize,
+    "Solarize": _solarize,
+    "Color": partial(_enhance, enhancer=ImageEnhance.Color),
+    "Contrast": partial(_enhance, enhancer=ImageEnhance.Contrast),
+    "Brightness": partial(_enhance, enhancer=ImageEnhance.Brightness),
+    "GaussianBlur": _gaussian_blur,
+    "PoissonNoise": _poisson_noise,
+    "Rotate": _rotate,
+    "ShearX": _shear_x,
+    "ShearY": _shear_y,
+    "TranslateX": _translate_x,
+    "TranslateY": _translate_y,
+}
+
+
+class TextAugmentation(TrainerCallback):
+    """
+    RandAugment (arXiv 1909.13719) for word crops, as PARSeq (github.com/baudm/parseq, strhub/data/augment.py) and
+    CLIP4STR train with it. Of the `OPERATIONS` a few different ones are drawn and each is applied with probability
+    0.5. At magnitude 10 an image is turned by 30 degrees either way, sheared by 0.9 of its height and 0.2 of its
+    width, moved by 0.1 of its width and 0.3 of its height; at magnitude 5 by half of that.
+
+    Two things differ from PARSeq. Shear makes room for what it moves, as rotation does there and here, so that a word
+    keeps all its characters; and timm's SolarizeAdd is left out.
+
+    Without a generator an image is augmented by `seed`, `epoch` and its own pixels: the number of workers, the batch
+    size and the order of the rows change nothing. [`Trainer`] counts the epochs if the augmentation is among its
+    `callbacks`; without, and with `dataloader_persistent_workers`, every epoch sees the same images.
+
+    Args:
+        num_operations (`int`, defaults to 3): operations drawn for each image.
+        magnitude (`float`, defaults to 5): their strength, 0 to 10. AutoContrast, Equalize and Invert have none.
+        seed (`int`, defaults to 0): another seed, other augmentations.
+        image_column (`str`, defaults to `"image"`): the column that [`~TextAugmentation.transform`] augments.
+
+    Raises:
+        ValueError: if there are not so many operations, or `magnitude` or `seed` is out of range.
+
+    Example:
+
+    ```python
+    >>> augmentation = TextAugmentation(seed=0)
+    >>> words.set_transform(augmentation.transform)
+    >>> trainer = Trainer(model, args, DataCollatorForTextRecognition(processor), words, callbacks=[augmentation])
+    ```"""
+
+    def __init__(self, num_operations: int = 3, magnitude: float = 5, seed: int = 0, image_column: str = "image"):
+        if not 0 <= num_operations <= len(OPERATIONS):
+            raise ValueError(f"num_operations={num_operations} must lie in 0 to {len(OPERATIONS)}.")
+        if not 0 <= magnitude <= MAX_MAGNITUDE:
+            raise ValueError(f"magnitude={magnitude} must lie in 0 to {MAX_MAGNITUDE}.")
+        if seed < 0:
+            raise ValueError(f"seed={seed} must not be negative.")
+        self.num_operations = num_operations
+        self.magnitude = magnitude
+        self.seed = seed
+        self.image_column = image_column
+        self.epoch = 0
+
+    def __call__(self, image, generator: np.random.Generator | None = None) -> Image.Image:
+        """
+        An augmented copy of an image.
+
+        Args:
+            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
+                One image of any mode and size that [`Clip4STRImageProcessor`] reads.
+            generator (`np.random.Generator`, *optional*):
+                What decides instead of the pixels, such as `np.random.default_rng((seed, epoch, index))` for row
+                `index` of a dataset.
+
+        Returns:
+            `PIL.Image.Image`: in mode RGB, of the size that the operations gave it.
+
+        Raises:
+            ValueError: if the image has no pixels or cannot become RGB.
+        """
+        image = _to_rgb(image, input_data_format=None)
+        if generator is None:
+            generator = np.random.default_rng((self.seed, self.epoch, zlib.crc32(image.tobytes())))
+        operations = list(OPERATIONS.values())
+        for index in generator.permutation(len(operations))[: self.num_operations]:
+            if generator.random() < PROBABILITY:
+                image = operations[index](image, self.magnitude / MAX_MAGNITUDE, generator)
+        return image
+
+    def transform(self, batch: dict[str, list]) -> dict[str, list]:
+        """
+        Rows with augmented images, for `set_transform` and `with_transform` of a dataset.
+
+        Args:
+            batch (`dict[str, list]`): columns of as many rows.
+
+        Raises:
+            ValueError: if there is no `image_column`.
+        """
+        if self.image_column not in batch:
+            raise ValueError(f"No column {self.image_column!r} among {sorted(batch)}: give image_column.")
+        return {**batch, self.image_column: [self(image) for image in batch[self.image_column]]}
+
+    def on_epoch_begin(self, args, state, control, **kwargs):
+        """Other augmentations in each epoch; [`Trainer`] calls this."""
+        self.epoch = int(state.epoch)
