@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Renders words as they look in photographs, into a folder of images with their labels or onto one sheet."""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data.curriculum import WordCurriculum
+from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
+from clip4str_hf.data.rendering import WordRenderer
+
+
+SHEET_WORDS = 100
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("output", help="a new folder of images with metadata.csv, or with --sheet an image file")
+    parser.add_argument("--fonts", nargs="+", required=True, help="font files, or folders of them")
+    parser.add_argument("--words", type=Path, help="file with a word on each line (default: random strings)")
+    parser.add_argument("--charset", default="".join(DEFAULT_CHARSET), help="characters that may occur")
+    parser.add_argument("--backgrounds", help="folder of pictures without text")
+    parser.add_argument("--random-share", type=float, default=0.15, help="share of random strings")
+    parser.add_argument("--max-length", type=int, default=25, help="characters of the longest word")
+    parser.add_argument("--num-words", type=int, default=10_000)
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that render")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--sheet", action="store_true", help=f"draw {SHEET_WORDS} words onto one image")
+    return parser.parse_args()
+
+
+def main():
+    arguments = parse_arguments()
+    try:
+        renderer = WordRenderer(
+            arguments.fonts,
+            arguments.words and arguments.words.read_text(encoding="utf-8").split("\n"),
+            arguments.charset,
+            arguments.backgrounds,
+            max_length=arguments.max_length,
+            random_share=arguments.random_share,
+            seed=arguments.seed,
+        )
+        num_words = SHEET_WORDS if arguments.sheet else arguments.num_words
+        words = WordCurriculum(renderer, num_words, plain_until=0, difficult_from=0, seed=arguments.seed)
+        if arguments.sheet:
+            rows = [words[index] for index in range(len(words))]
+            contact_sheet([row["image"] for row in rows], [row["text"] for row in rows]).save(arguments.output)
+            return
+        start = time.perf_counter()
+        write_word_folder(words, arguments.output, arguments.num_workers)
+    except (OSError, ValueError) as error:
+        sys.exit(f"{error}")
+    seconds = time.perf_counter() - start
+    print(f"{num_words} words in {seconds:.0f} s, {num_words / seconds:.0f} a second")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Rendered words: the same number gives the same word, of the charset asked for, with its letters where it says."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data.curriculum import PLAIN_LENGTH, WordCurriculum
+from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
+from clip4str_hf.data.rendering import WordRenderer, find_fonts, load_font
+
+
+DATA = Path(__file__).parent / "data"
+FONTS = [DATA / "fonts"]
+WORDS = (DATA / "words.txt").read_text().split()
+SCRIPT = Path(__file__).parent.parent / "scripts" / "render_words.py"
+
+
+@pytest.fixture(scope="module")
+def renderer():
+    return WordRenderer(FONTS, WORDS, seed=3)
+
+
+def pixels(word):
+    return np.asarray(word.image)
+
+
+@pytest.mark.parametrize("difficulty", [0.0, 0.5, 1.0])
+def test_a_number_gives_the_same_word_in_any_order(renderer, difficulty):
+    first = [renderer.render(index, difficulty) for index in range(20)]
+    other = WordRenderer(FONTS, WORDS, seed=3)
+    for index in reversed(range(20)):
+        again = other.render(index, difficulty)
+        assert again.text == first[index].text and again.letter_positions == first[index].letter_positions
+        assert np.array_equal(pixels(again), pixels(first[index]))
+
+
+def test_numbers_and_seeds_give_different_words(renderer):
+    images = {pixels(renderer.render(index)).tobytes() for index in range(50)}
+    assert len(images) == 50
+    assert pixels(WordRenderer(FONTS, WORDS, seed=4).render(0)).tobytes() not in images
+
+
+def test_words_are_rgb_of_the_size_of_crops_and_show_something(renderer):
+    sizes = []
+    for index in range(200):
+        word = renderer.render(index)
+        assert word.image.mode == "RGB"
+        sizes.append(word.image.size)
+        assert pixels(word).std() > 0
+    widths, heights = np.array(sizes).T
+    assert heights.min() >= 6 and np.percentile(heights, 90) < 100 and (widths > heights).mean() > 0.6
+
+
+def test_texts_are_of_the_charset_and_no_longer_than_asked():
+    for charset in ("0123456789", "0123456789-ABCDEF"):
+        texts = [WordRenderer(FONTS, charset=charset, max_length=6).render(index).text for index in range(60)]
+        assert all(1 <= len(text) <= 6 and set(text) <= set(charset) for text in texts)
+    assert len(set(texts)) > 40
+
+
+def test_words_come_in_several_cases_and_among_random_strings(renderer):
+    texts = [renderer.render(index).text for index in range(300)]
+    known = [text for text in texts if text.lower() in map(str.lower, WORDS)]
+    assert 0.5 < len(known) / 300 < 0.9
+    assert any(text.isupper() for text in known) and any(text.istitle() for text in known)
+    shares = [WordRenderer(FONTS, WORDS, random_share=share).render(5, 0.0, None, 0.0).text for share in (0.0, 1.0)]
+    assert shares[0] == shares[1]
+
+
+def test_letters_lie_where_it_says(renderer):
+    """On straight words the letters' middles hold ink, in reading order, and between two lines nothing is lost."""
+    for index in range(40):
+        word = renderer.render(index, 0.0)
+        assert len(word.letter_positions) == len(word.text)
+        assert word.letter_positions == sorted(word.letter_positions)
+        image = np.asarray(word.image.convert("L"), float)
+        ink = np.abs(image - np.median(image[[0, -1]])).max(0) > 40
+        columns = np.array(word.letter_positions) * image.shape[1]
+        width = image.shape[1] / len(word.text)
+        for column in columns:
+            near = ink[max(0, int(column - width / 2)) : int(column + width / 2) + 1]
+            assert near.any()
+
+
+def test_difficult_letters_are_inside_and_mostly_in_order(renderer):
+    words = [renderer.render(index) for index in range(200)]
+    positions = [word.letter_positions for word in words]
+    assert all(0 <= position <= 1 for letters in positions for position in letters)
+    assert np.mean([letters == sorted(letters) for letters in positions]) > 0.97
+
+
+def test_difficulty_grows():
+    def roughness(difficulty):
+        renderer = WordRenderer(FONTS, WORDS)
+        images = [np.asarray(renderer.render(index, difficulty).image, float) for index in range(150)]
+        return np.mean([np.ptp(image, 2).mean() for image in images])
+
+    assert roughness(0.0) == 0  # grey
+    assert roughness(1.0) > 15
+
+
+def test_backgrounds_are_used(tmp_path):
+    Image.new("RGB", (90, 64), (200, 30, 30)).save(tmp_path / "red.png")
+    renderer = WordRenderer(FONTS, WORDS, backgrounds=tmp_path)
+    reddish = [np.median(pixels(renderer.render(index)).reshape(-1, 3), 0) for index in range(80)]
+    assert np.mean([red > 1.5 * max(green, blue, 1) for red, green, blue in reddish]) > 0.3
+
+
+def test_a_font_has_only_what_it_draws_in_its_own_shape():
+    anton = load_font(find_fonts(FONTS)[0], DEFAULT_CHARSET)
+    assert set(DEFAULT_CHARSET) == set(anton.advances)
+    assert anton.spell("Exit") == "Exit" and anton.spell("Ж") is None
+    assert "Ж" not in load_font(find_fonts(FONTS)[0], ("Ж", "a")).advances
+
+
+def test_unusable_input_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        WordRenderer([tmp_path / "nowhere"])
+    with pytest.raises(ValueError, match="No fonts"):
+        WordRenderer([tmp_path])
+    with pytest.raises(ValueError, match="No fonts"):
+        WordRenderer([])
+    with pytest.raises(ValueError, match="None of 1 words"):
+        WordRenderer(FONTS, ["Ж"])
+    with pytest.raises(ValueError, match="no pictures"):
+        WordRenderer(FONTS, backgrounds=tmp_path)
+    with pytest.raises(ValueError, match="random_share=2"):
+        WordRenderer(FONTS, random_share=2)
+    with pytest.raises(ValueError, match="max_length=0"):
+        WordRenderer(FONTS, max_length=0)
+    with pytest.raises(ValueError, match="difficulty=1.5"):
+        WordRenderer(FONTS).render(0, 1.5)
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    with pytest.raises(ValueError, match="do the fonts have"):
+        WordRenderer([tmp_path / "broken.ttf"]).render(0)
+
+
+def test_a_broken_font_among_others_is_passed_over(tmp_path):
+    (tmp_path / "broken.ttf").write_bytes(b"no font")
+    renderer = WordRenderer([*FONTS, tmp_path], WORDS)
+    assert all(renderer.render(index).text for index in range(20))
+
+
+def test_curriculum_goes_from_easy_to_difficult_and_real(renderer):
+    real = load_dataset("imagefolder", data_dir=str(DATA / "words"), split="train")
+    curriculum = WordCurriculum(renderer, 400, real, real_share=0.5, plain_until=0.25, difficult_from=0.5)
+    assert [curriculum.difficulty(index) for index in (0, 99, 150, 200, 399)] == [0, 0, 0.5, 1, 1]
+    rows = [curriculum[index] for index in range(400)]
+    is_real = [row["letter_positions"] is None for row in rows]
+    assert not any(is_real[:100]) and 0.35 < np.mean(is_real[200:]) < 0.65
+    assert all(len(row["text"]) <= PLAIN_LENGTH for row in rows[:100])
+    assert not {row["text"] for row in rows[:100]} & set(WORDS)  # random strings: a language is not to be learnt yet
+    assert {row["text"] for row, real in zip(rows, is_real) if real} <= set(real_texts(real))
+    again = curriculum[250]
+    assert again["text"] == rows[250]["text"] and again["image"].tobytes() == rows[250]["image"].tobytes()
+
+
+def real_texts(words):
+    return words["text"]
+
+
+def test_curriculum_names_bad_numbers(renderer):
+    for options in ({"num_words": 0}, {"num_words": 5, "real_share": 2}, {"num_words": 5, "plain_until": 0.9}):
+        with pytest.raises(ValueError, match=list(options)[-1]):
+            WordCurriculum(renderer, **options)
+    with pytest.raises(IndexError):
+        WordCurriculum(renderer, 3)[3]
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_a_folder_of_words_loads_with_datasets(renderer, tmp_path, num_workers):
+    curriculum = WordCurriculum(renderer, 30, plain_until=0, difficult_from=0)
+    write_word_folder(curriculum, tmp_path / "words", num_workers)
+    words = load_dataset("imagefolder", data_dir=str(tmp_path / "words"), split="train", cache_dir=str(tmp_path))
+    rows = sorted(zip(words["text"], (image.tobytes() for image in words["image"])))
+    assert rows == sorted((row["text"], row["image"].tobytes()) for row in map(curriculum.__getitem__, range(30)))
+
+
+def test_nothing_half_written_stays(renderer, tmp_path):
+    class Breaks(WordCurriculum):
+        def __getitem__(self, index):
+            if index == 3:
+                raise OSError("disk")
+            return super().__getitem__(index)
+
+    with pytest.raises(OSError, match="disk"):
+        write_word_folder(Breaks(renderer, 5), tmp_path / "words")
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "words").mkdir()
+    with pytest.raises(FileExistsError):
+        write_word_folder(WordCurriculum(renderer, 5), tmp_path / "words")
+
+
+def test_contact_sheet_holds_every_image():
+    red, blue = Image.new("RGB", (50, 20), "red"), Image.new("RGB", (20, 50), "blue")
+    sheet = contact_sheet([red, blue, red], ["a", "b", "c"], columns=2)
+    assert sheet.size == (2 * 128, 2 * 56)
+    assert sheet.getpixel((20, 5)) == (255, 0, 0) and sheet.getpixel((132, 20)) == (0, 0, 255)
+    with pytest.raises(ValueError, match="labels"):
+        contact_sheet([red], [])
+
+
+def test_script(tmp_path):
+    def run(*arguments):
+        command = [sys.executable, SCRIPT, *arguments, "--fonts", *FONTS, "--words", DATA / "words.txt"]
+        return subprocess.run(map(str, command), capture_output=True, text=True, cwd=tmp_path)
+
+    done = run("words", "--num-words", 12, "--num-workers", 1)
+    assert done.returncode == 0 and done.stdout.startswith("12 words in")
+    with open(tmp_path / "words" / "metadata.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 12 and all((tmp_path / "words" / row["file_name"]).is_file() for row in rows)
+    assert run("sheet.png", "--sheet").returncode == 0
+    assert Image.open(tmp_path / "sheet.png").size == (1280, 560)
+    again = run("words")
+    assert again.returncode == 1 and again.stderr.strip() == "words exists: name a new folder."
