@@ -1,12 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading many image files: opened in threads, read in batches, answered in their order."""
+"""Reading many images: opened in threads, read in batches, answered in their order."""
 
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -63,38 +64,65 @@ def read_images(
     Raises:
         ValueError: if `batch_size` is below 1.
     """
+    readings = read_items(files, os.fspath, model, processor, batch_size, num_workers)
+    return ({"file": os.fspath(file), **reading} for file, reading in readings)
+
+
+def read_items(
+    items: Iterable,
+    open_item: Callable[[Any], Any],
+    model: Clip4STRForSceneTextRecognition,
+    processor: Clip4STRProcessor,
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    **generate_options,
+) -> Iterator[tuple[Any, dict]]:
+    """
+    Reads the images of items of any kind, such as the rows of a dataset; no more than two batches are in memory.
+
+    Args:
+        items (`Iterable`): what has an image each, in any number.
+        open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads.
+        model, processor, batch_size, num_workers: as in [`read_images`].
+        generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
+
+    Returns:
+        An iterator over a `tuple` for each item, in their order: the item, and a `dict` of `text`, `score` and
+        `char_scores`, or of `error` where the image cannot be read.
+
+    Raises:
+        ValueError: if `batch_size` is below 1.
+    """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    return _read_images(iter(files), model, processor, batch_size, num_workers)
+    return _read_items(iter(items), open_item, model, processor, batch_size, num_workers, generate_options)
 
 
-def _read_images(files, model, processor, batch_size, num_workers):
+def _read_items(items, open_item, model, processor, batch_size, num_workers, generate_options):
+    def pixels(item) -> torch.Tensor:
+        return processor(images=open_item(item), return_tensors="pt").pixel_values
+
     with ThreadPoolExecutor(num_workers) as pool:
         opening = deque()
-        while batch := list(islice(files, batch_size)):
-            opening.append([(file, pool.submit(_open_image, file, processor)) for file in batch])
+        while batch := list(islice(items, batch_size)):
+            opening.append([(item, pool.submit(pixels, item)) for item in batch])
             if len(opening) == 2:  # the model reads one batch while the next is opened
-                yield from _read_batch(opening.popleft(), model, processor)
+                yield from _read_batch(opening.popleft(), model, processor, generate_options)
         for batch in opening:
-            yield from _read_batch(batch, model, processor)
+            yield from _read_batch(batch, model, processor, generate_options)
 
 
-def _open_image(file: str | os.PathLike, processor: Clip4STRProcessor) -> torch.Tensor:
-    return processor(images=os.fspath(file), return_tensors="pt").pixel_values
-
-
-def _read_batch(batch: list[tuple[str | os.PathLike, Future]], model, processor) -> Iterator[dict]:
+def _read_batch(batch: list[tuple[Any, Future]], model, processor, generate_options) -> Iterator[tuple[Any, dict]]:
     pixels = [opened.result() for _, opened in batch if opened.exception() is None]
     readings = iter(())
     if pixels:
         pixel_values = torch.cat(pixels).to(model.device, model.dtype)
-        outputs = model.generate(pixel_values, return_dict_in_generate=True)
+        outputs = model.generate(pixel_values, return_dict_in_generate=True, **generate_options)
         readings = iter(processor.post_process_text_recognition(outputs))
-    for file, opened in batch:
+    for item, opened in batch:
         error = opened.exception()
-        # The cause says what is wrong with the file; around it stands its place in a batch of one.
-        answer = next(readings) if error is None else {"error": str(error.__cause__ or error)}
-        yield {"file": os.fspath(file), **answer}
+        # The cause says what is wrong with the image; around it stands its place in a batch of one.
+        yield item, next(readings) if error is None else {"error": str(error.__cause__ or error)}
 
 
-__all__ = ["find_images", "read_images"]
+__all__ = ["find_images", "read_images", "read_items"]

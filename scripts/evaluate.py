@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluates a reader by the protocol of the scene text benchmarks: word accuracy, 1 - NED and confidence by set."""
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+import torch
+from datasets import IterableDataset, disable_progress_bars
+from tqdm import tqdm
+from transformers.utils import logging
+
+from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf.data.words import load_words
+from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
+from clip4str_hf.metrics.evaluation import CHARSET_NAMES, evaluate_words, make_report, to_markdown
+
+
+CHARSETS = {name: size for size, name in CHARSET_NAMES.items()}
+MISREAD_COLUMNS = ("set", "row", "image", "label", "text", "score", "charsets")
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
+    parser.add_argument(
+        "--data", nargs="+", default=[], metavar="[NAME=]WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
+    )
+    parser.add_argument("--benchmarks", metavar="ROOT", help=f"folder of any of {', '.join(BENCHMARKS)}")
+    parser.add_argument("--split", help="(default: test if there is one, otherwise the only one or train)")
+    parser.add_argument("--charset", nargs="+", choices=CHARSETS, default=["36"], help="characters to compare")
+    parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
+    parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: the checkpoint's)")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-workers", type=int, help="threads that open images")
+    parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
+    parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
+    arguments = parser.parse_args()
+    if not (arguments.data or arguments.benchmarks):
+        parser.error("give words with --data or --benchmarks")
+    for name, least in (("batch_size", 1), ("num_workers", 1), ("refine_iters", 0)):
+        value = getattr(arguments, name)
+        if value is not None and value < least:
+            parser.error(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    if arguments.misreads and arguments.misreads.suffix not in (".tsv", ".jsonl"):
+        parser.error(f"--misreads {arguments.misreads} must end in .tsv or .jsonl")
+    return arguments
+
+
+def name_sets(arguments: argparse.Namespace) -> dict[str, str | Path | None]:
+    sets = dict(find_benchmarks(arguments.benchmarks)) if arguments.benchmarks else {}
+    for given in arguments.data:
+        name, equals, source = given.partition("=")
+        if not equals or Path(given).exists():
+            path, source = Path(given).resolve(), given
+            name = path.stem if path.is_file() else path.name
+        if sets.get(name) is not None:
+            raise ValueError(f"Two sets are named {name}: give them as NAME=WORDS.")
+        sets[name] = source
+    return sets
+
+
+def load(source: str | Path, split: str | None) -> IterableDataset:
+    if split is None:
+        try:
+            return load_words(source, "test", streaming=True)
+        except ValueError:  # no such split
+            pass
+    return load_words(source, split, streaming=True)
+
+
+def load_model(arguments: argparse.Namespace) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+    options = {"dtype": arguments.dtype} if arguments.dtype else {}
+    try:
+        model = Clip4STRForSceneTextRecognition.from_pretrained(arguments.model, **options).to(arguments.device)
+        return model, Clip4STRProcessor.from_pretrained(arguments.model)
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
+        sys.exit(f"{arguments.model} cannot be loaded on {arguments.device}: {error}")
+
+
+@contextmanager
+def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
+    """Takes one misread after the other; the file is there once it is whole."""
+    if path is None:
+        yield lambda misread: None
+        return
+    part = path.with_name(f"{path.name}.part")
+    try:
+        with open(part, "w", encoding="utf-8", newline="") as file:
+            if path.suffix == ".tsv":
+                table = csv.DictWriter(file, MISREAD_COLUMNS, dialect="excel-tab", lineterminator="\n")
+                table.writeheader()
+                yield lambda misread: table.writerow(misread | {"charsets": ",".join(misread["charsets"])})
+            else:
+                yield lambda misread: print(json.dumps(misread, ensure_ascii=False), file=file)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+
+    try:
+        sources = name_sets(arguments)
+        words = {name: source and load(source, arguments.split) for name, source in sources.items()}
+        for folder in (arguments.output, arguments.misreads and arguments.misreads.parent):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+        sys.exit(str(error))
+    model, processor = load_model(arguments)
+    default = model.generation_config.refine_iters
+    options = {
+        "refine_iters": default if arguments.refine_iters is None else arguments.refine_iters,
+        "visual_only": arguments.visual_only,
+    }
+    charset_sizes = [CHARSETS[name] for name in arguments.charset]
+    sets = dict.fromkeys(words)
+    unreadable = 0
+
+    def report(name: str, problem: dict):
+        nonlocal unreadable
+        if "error" in problem:
+            unreadable += 1
+            where = problem["image"] or f"row {problem['row']}"
+            tqdm.write(f"{name}, {where}: {problem['error']}", file=sys.stderr)
+        else:
+            list_misread({"set": name, **problem})
+
+    with misreads_file(arguments.misreads) as list_misread:
+        for name, rows in words.items():
+            if rows is not None:
+                sets[name] = evaluate_words(
+                    tqdm(rows, name, BENCHMARKS.get(name), unit=" words", disable=None),
+                    model,
+                    processor,
+                    charset_sizes,
+                    arguments.batch_size,
+                    arguments.num_workers,
+                    partial(report, name),
+                    **options,
+                )
+    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
+    dtype = str(model.dtype).removeprefix("torch.")
+    result = make_report(arguments.model, data | options | {"dtype": dtype}, sets)
+    table = to_markdown(result)
+    print(table, end="")
+    if arguments.output:
+        (arguments.output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (arguments.output / "results.md").write_text(table, encoding="utf-8")
+    return 1 if unreadable else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

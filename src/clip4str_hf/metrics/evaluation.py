@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Evaluation of a reader on labelled words, and the report of it."""
+
+from collections.abc import Callable, Iterable, Sequence
+
+from datasets import Image
+from PIL import UnidentifiedImageError
+
+from ..modeling_clip4str import Clip4STRForSceneTextRecognition
+from ..processing_clip4str import Clip4STRProcessor
+from ..reading import read_items
+from .benchmarks import BENCHMARKS, FIGURES, group_means
+from .protocol import MAX_LABEL_LENGTH, WordTally
+
+
+CHARSET_NAMES = {36: "36", 62: "62", 94: "94", None: "exact"}
+
+
+def evaluate_words(
+    words: Iterable[dict],
+    model: Clip4STRForSceneTextRecognition,
+    processor: Clip4STRProcessor,
+    charset_sizes: Sequence[int | None] = (36,),
+    batch_size: int = 32,
+    num_workers: int | None = None,
+    report: Callable[[dict], None] = lambda problem: None,
+    **generate_options,
+) -> dict[str, dict]:
+    """
+    Reads words, each once, and compares them with their labels by the protocol.
+
+    Args:
+        words (`Iterable[dict]`):
+            Rows with the label in `text`, and in `image` what a column of images holds, decoded or not. Two batches of
+            them are in memory, however many there are.
+        model ([`Clip4STRForSceneTextRecognition`]): the reader, on any device, in evaluation mode.
+        processor ([`Clip4STRProcessor`]): the reader's.
+        charset_sizes (`Sequence[int]`, defaults to `(36,)`): 36, 62, 94 and `None`, see [`normalize`].
+        batch_size (`int`, defaults to 32): images that the model reads at once.
+        num_workers (`int`, *optional*): threads that open images; by default what `ThreadPoolExecutor` takes.
+        report (`Callable`, *optional*):
+            Called with each word that is misread or not read, as a `dict` of `row` (`int`, from 0), `image` (`str`,
+            its path, or `None`) and `label`, and either of `text`, `score` and `charsets` (`list[str]`, under which it
+            is misread), or of `error`. The latter words are not counted, as they say nothing about the reader.
+        generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
+
+    Returns:
+        `dict`: for each charset, `"36"`, `"62"`, `"94"` or `"exact"`, what [`~WordTally.results`] gives. Labels longer
+        than 25 characters do not count, unless the reader was made for longer ones.
+
+    Raises:
+        ValueError: if there is no such charset or `batch_size` is below 1.
+    """
+    longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
+    tallies = {CHARSET_NAMES.get(size, size): WordTally(size, longest) for size in charset_sizes}
+    readings = read_items(enumerate(words), _open_word, model, processor, batch_size, num_workers, **generate_options)
+    for (row, word), reading in readings:
+        text, label = reading.get("text"), word["text"]
+        score = reading.get("score", 0.0)
+        misread = [name for name, tally in tallies.items() if tally.add(text, label, score)]
+        problem = {"row": row, "image": _path(word["image"]), "label": label}
+        if "error" in reading:
+            report(problem | reading)
+        elif misread:
+            report(problem | {"text": text, "score": score, "charsets": misread})
+    return {name: tally.results() for name, tally in tallies.items()}
+
+
+def make_report(model: str, options: dict, sets: dict[str, dict[str, dict] | None]) -> dict:
+    """
+    The result of an evaluation, ready for JSON.
+
+    Args:
+        model (`str`): the name of the reader.
+        options (`dict`): how it read, and in `sources` where the words are from.
+        sets (`dict`): for each set what [`evaluate_words`] gives; `None` for a benchmark that is missing.
+
+    Returns:
+        `dict`: `model` and `options`; `sets`, for each `published_words` (`int`, `None` if it is no benchmark) and
+        `charsets`; `groups`, what [`group_means`] gives; `notes` (`list[str]`), what a reader of the figures must
+        know. Figures are 0 to 1.
+    """
+    return {
+        "model": model,
+        "options": options,
+        "sets": {
+            name: charsets and {"published_words": BENCHMARKS.get(name), "charsets": charsets}
+            for name, charsets in sets.items()
+        },
+        "groups": group_means(sets),
+        "notes": [note for name, charsets in sets.items() if charsets for note in _notes(name, charsets)],
+    }
+
+
+def to_markdown(report: dict) -> str:
+    """
+    The report of [`make_report`] in Markdown: what read, and a table with a row for each set and for each group of
+    sets, its mean weighted by words; figures in %, under each charset, and a dash where there is none.
+    """
+    options = ", ".join(
+        f"{name} {value}" for name, value in report["options"].items() if name != "sources" and value is not None
+    )
+    caption = f"{report['model']} ({options}). Figures in %, means of groups weighted by words."
+    charsets = next((list(found["charsets"]) for found in report["sets"].values() if found), [])
+    head = [f"{title} ({name})" for name in charsets for title in ("words", "word accuracy", "1 - NED", "confidence")]
+    rows = [["set", *head], ["---"] + ["---:"] * len(head)]
+    for name, found in report["sets"].items():
+        rows.append([name, *_cells(found and found["charsets"], charsets)])
+    for name, found in report["groups"].items():
+        rows.append([f"**{name}**: {' '.join(found['sets'])}", *_cells(found["charsets"], charsets)])
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+    notes = ["", *(f"- {note}" for note in report["notes"])] if report["notes"] else []
+    return "\n".join([caption, "", *lines, *notes]) + "\n"
+
+
+def _open_word(item):
+    image = item[1]["image"]
+    if image is None:
+        raise ValueError("there is no image")
+    if not isinstance(image, dict):
+        return image
+    try:
+        return Image().decode_example(image)
+    except UnidentifiedImageError:  # whose own message may hold the address of an object
+        raise ValueError("this is no image") from None
+
+
+def _path(image) -> str | None:
+    return image.get("path") if isinstance(image, dict) else None
+
+
+def _notes(name: str, charsets: dict[str, dict]) -> list[str]:
+    # Sizes are published for 36 characters.
+    charset = "36" if "36" in charsets else next(iter(charsets))
+    countable, published = charsets[charset]["words"] + charsets[charset]["unreadable"], BENCHMARKS.get(name)
+    notes = []
+    if published not in (None, countable):
+        notes.append(f"{name} has {countable} words (charset {charset}), not the {published} that are published.")
+    for charset, figures in charsets.items():
+        skipped = {
+            "unreadable images": figures["unreadable"],
+            "empty labels": figures["empty_labels"],
+            "too long labels": figures["long_labels"],
+        }
+        if any(skipped.values()):
+            counts = ", ".join(f"{count} {what}" for what, count in skipped.items() if count)
+            notes.append(f"{name} (charset {charset}): not counted are {counts}.")
+    return notes
+
+
+def _cells(found: dict[str, dict] | None, charsets: list[str]) -> list[str]:
+    if found is None:
+        return ["-"] * (len(charsets) * (len(FIGURES) + 1))
+    return [
+        cell
+        for charset in charsets
+        for cell in (
+            str(found[charset]["words"]),
+            *("-" if found[charset][name] is None else f"{100 * found[charset][name]:.2f}" for name in FIGURES),
+        )
+    ]
+
+
+__all__ = ["CHARSET_NAMES", "evaluate_words", "make_report", "to_markdown"]
