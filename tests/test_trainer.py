@@ -19,7 +19,7 @@ from clip4str_hf import (
     Clip4STRTokenizer,
     optimizer_groups,
 )
-from clip4str_hf.training_clip4str import DataCollatorForTextRecognition
+from clip4str_hf.training.collator import DataCollatorForTextRecognition
 
 
 WORDS = ["Exit", "STOP", "taxi", "Bank", "24h", "OPEN", "Bus", "new"]

@@ -11,7 +11,8 @@ from .pipeline_clip4str import Clip4STRPipeline
 from .processing_clip4str import Clip4STRProcessor
 from .registration_clip4str import register
 from .tokenization_clip4str import Clip4STRTokenizer
-from .training_clip4str import DataCollatorForTextRecognition, optimizer_groups
+from .training.collator import DataCollatorForTextRecognition
+from .training.optimization import optimizer_groups
 
 
 def default_checkpoint() -> str:

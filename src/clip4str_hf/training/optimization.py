@@ -1,55 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the paper's training recipe adds to transformers' `Trainer`."""
-
-from dataclasses import dataclass
+"""Learning rates and weight decays of the paper."""
 
 from torch import nn
-from transformers import BatchFeature
 
-from .modeling_clip4str import IGNORE_INDEX, Clip4STRForSceneTextRecognition
-from .processing_clip4str import Clip4STRProcessor
-
-
-@dataclass
-class DataCollatorForTextRecognition:
-    """
-    Makes rows of a dataset, an image and its text each, the inputs of the model: `pixel_values`, and `labels` padded
-    with -100. `Trainer` hands the columns over with `TrainingArguments(remove_unused_columns=False)`.
-
-    Args:
-        processor ([`Clip4STRProcessor`]): the model's.
-        image_column (`str`, defaults to `"image"`): column of the images, of any kind that the processor reads.
-        text_column (`str`, *optional*, defaults to `"text"`): column of the texts; `None` for images without.
-
-    Raises:
-        ValueError: if a column is missing, an image cannot be read or a text is refused.
-
-    Example:
-
-    ```python
-    >>> trainer = Trainer(model, args, DataCollatorForTextRecognition(processor), train_dataset=words)
-    ```"""
-
-    processor: Clip4STRProcessor
-    image_column: str = "image"
-    text_column: str | None = "text"
-
-    def __call__(self, rows: list[dict]) -> BatchFeature:
-        images = self._column(rows, self.image_column)
-        if self.text_column is None:
-            return self.processor(images=images, return_tensors="pt")
-        inputs = self.processor(images=images, text=self._column(rows, self.text_column), return_tensors="pt")
-        inputs["labels"] = inputs["labels"].masked_fill(
-            inputs["labels"] == self.processor.tokenizer.pad_token_id, IGNORE_INDEX
-        )
-        return inputs
-
-    def _column(self, rows, name):
-        if name not in rows[0]:
-            raise ValueError(
-                f"No column {name!r} among {sorted(rows[0])}: name it, and set remove_unused_columns=False."
-            )
-        return [row[name] for row in rows]
+from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 
 
 def optimizer_groups(

@@ -1,0 +1,243 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Trains a reader: a trained one on new words, one made out of CLIP, or one from nothing."""
+
+import logging
+import sys
+from dataclasses import dataclass, field
+
+import torch
+from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from clip4str_hf import (
+    Clip4STRConfig,
+    Clip4STRForSceneTextRecognition,
+    Clip4STRProcessor,
+    DataCollatorForTextRecognition,
+    default_checkpoint,
+    optimizer_groups,
+)
+from clip4str_hf.data.augmentation import TextAugmentation
+from clip4str_hf.data.curriculum import WordCurriculum
+from clip4str_hf.data.rendering import WordRenderer
+from clip4str_hf.data.words import clean_words, load_words
+from clip4str_hf.metrics.protocol import word_metrics
+from clip4str_hf.training.column_supervision import ColumnSupervisedTrainer, DataCollatorForColumnSupervision
+
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class ModelArguments:
+    """Which reader to train: one of the first three; without any the package's own."""
+
+    model_name_or_path: str | None = field(default=None, metadata={"help": "a trained reader: folder or Hub id"})
+    clip_name_or_path: str | None = field(default=None, metadata={"help": "CLIP weights for the towers"})
+    config_name: str | None = field(
+        default=None, metadata={"help": "a reader whose configuration starts from nothing"}
+    )
+    charset: str | None = field(default=None, metadata={"help": "characters of a new reader, if not the default ones"})
+    num_permutations: int | None = field(
+        default=None, metadata={"help": "orderings of the loss, if not the reader's own number; fewer are faster"}
+    )
+
+
+@dataclass
+class DataArguments:
+    """What to train on: labelled crops, rendered words, or both."""
+
+    train_data: list[str] = field(
+        default_factory=list, metadata={"help": "folders of images with metadata.csv, LMDB, parquet, Hub ids"}
+    )
+    validation_data: str | None = field(default=None, metadata={"help": "as train_data"})
+    validation_share: float = field(
+        default=0.1, metadata={"help": "of the training words, held back where there is no validation_data"}
+    )
+    image_column: str = field(default="image", metadata={"help": "column of the images"})
+    text_column: str | None = field(default=None, metadata={"help": "column of the texts, by default text or label"})
+    streaming: bool = field(default=False, metadata={"help": "read the words anew in each epoch, copy nothing"})
+    clean_labels: bool = field(default=True, metadata={"help": "clean up labels as the benchmarks do, to ASCII"})
+    augment: bool = field(default=True, metadata={"help": "RandAugment for text on the training words"})
+    augment_magnitude: float = field(default=5.0, metadata={"help": "strength of it, 0 to 10"})
+    fonts: list[str] = field(
+        default_factory=list, metadata={"help": "font files and folders: render words to train on"}
+    )
+    plain_fonts: list[str] = field(default_factory=list, metadata={"help": "fonts of easy words"})
+    words: str | None = field(default=None, metadata={"help": "file of words to render, one a line"})
+    backgrounds: str | None = field(default=None, metadata={"help": "folder of pictures without text"})
+    real_share: float = field(default=0.4, metadata={"help": "share of train_data among rendered words at the end"})
+    plain_until: float = field(default=0.15, metadata={"help": "share of the training with easy words alone"})
+    difficult_from: float = field(
+        default=0.4, metadata={"help": "share from which words are as difficult as they get"}
+    )
+
+
+@dataclass
+class TrainingArguments(Seq2SeqTrainingArguments):
+    learning_rate: float = field(default=1e-4, metadata={"help": "rate of the towers"})
+    decoder_rate_factor: float = field(
+        default=1.0, metadata={"help": "rate of the decoders over the towers' (paper: 19)"}
+    )
+    num_train_epochs: float = field(default=10.0, metadata={"help": "epochs, unless max_steps is given"})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "words of a training step and device"})
+    per_device_eval_batch_size: int = field(default=64, metadata={"help": "words read at once and device"})
+    warmup_steps: float = field(default=0.075, metadata={"help": "steps, or below 1 a share of them"})
+    max_grad_norm: float = field(default=20.0, metadata={"help": "gradients are clipped to this norm"})
+    bf16: bool | None = field(default=None, metadata={"help": "mixed precision, by default where the hardware has it"})
+    eval_strategy: str = field(default="epoch", metadata={"help": "when to read the validation words"})
+    eval_on_start: bool = field(default=True, metadata={"help": "read them before the first step too"})
+    save_strategy: str = field(default="epoch", metadata={"help": "when to write a checkpoint"})
+    save_total_limit: int | None = field(default=2, metadata={"help": "checkpoints to keep"})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "end with the best checkpoint, not the last"})
+    metric_for_best_model: str = field(default="word_accuracy", metadata={"help": "what is best"})
+    predict_with_generate: bool = field(default=True, metadata={"help": "validate by reading"})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "the collator takes its own columns"})
+    report_to: str = field(default="none", metadata={"help": "tensorboard, wandb, .."})
+
+    def __post_init__(self):
+        if self.bf16 is None:
+            self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
+        super().__post_init__()
+
+
+def has_bf16(use_cpu: bool) -> bool:
+    if torch.cuda.is_available() and not use_cpu:
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch only
+    return capabilities.get("avx512_bf16", False)
+
+
+def load_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+    names = [arguments.model_name_or_path, arguments.clip_name_or_path, arguments.config_name]
+    if sum(name is not None for name in names) > 1:
+        raise ValueError("Give one of model_name_or_path, clip_name_or_path and config_name.")
+    options = {} if arguments.charset is None else {"charset": arguments.charset}
+    if arguments.clip_name_or_path is not None:
+        model = Clip4STRForSceneTextRecognition.from_clip_pretrained(arguments.clip_name_or_path, **options)
+        return model, Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path, **options)
+    if arguments.config_name is not None:
+        config = Clip4STRConfig.from_pretrained(arguments.config_name, **options)
+        return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
+    if options:
+        raise ValueError("charset belongs to a new reader; a trained one has its own.")
+    name = arguments.model_name_or_path or default_checkpoint()
+    return Clip4STRForSceneTextRecognition.from_pretrained(name), Clip4STRProcessor.from_pretrained(name)
+
+
+def load_clean(source: str, processor: Clip4STRProcessor, arguments: DataArguments) -> Dataset | IterableDataset:
+    words = load_words(
+        source, None, arguments.streaming, image_column=arguments.image_column, text_column=arguments.text_column
+    )
+    words, report = clean_words(words, processor, arguments.clean_labels)
+    if not arguments.streaming:
+        logger.info("%s: %s", source, report)
+    return words
+
+
+def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int):
+    """Training words, or `None` if all are rendered, and validation words, or `None`."""
+    parts = [load_clean(source, processor, arguments) for source in arguments.train_data]
+    if not parts:
+        train = None
+    elif arguments.streaming:
+        train = interleave_datasets(parts, stopping_strategy="all_exhausted").shuffle(seed=seed, buffer_size=10_000)
+    else:
+        train = concatenate_datasets(parts)
+    if arguments.validation_data is not None:
+        return train, load_clean(arguments.validation_data, processor, arguments)
+    if train is None or arguments.streaming:
+        return train, None
+    parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
+    return parts["train"], parts["test"]
+
+
+def make_curriculum(arguments: DataArguments, training: TrainingArguments, model, real_words, augmentation):
+    if training.max_steps < 1:
+        raise ValueError("Words are rendered without end: give max_steps.")
+    words = None
+    if arguments.words is not None:
+        with open(arguments.words, encoding="utf-8") as file:
+            words = file.read().split("\n")
+    renderer = WordRenderer(
+        arguments.fonts,
+        words,
+        model.config.charset,
+        arguments.backgrounds,
+        arguments.plain_fonts or None,
+        model.config.max_label_length,
+        seed=training.seed,
+    )
+    step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
+    training.train_sampling_strategy = "sequential"
+    return WordCurriculum(
+        renderer,
+        training.max_steps * step,
+        real_words,
+        arguments.real_share,
+        arguments.plain_until,
+        arguments.difficult_from,
+        augmentation,
+        training.seed,
+    )
+
+
+def main():
+    parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
+    model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
+    logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
+    if not data_arguments.train_data and not data_arguments.fonts:
+        parser.error("give --train_data, --fonts or both")
+    set_seed(training.seed)
+    model, processor = load_reader(model_arguments)
+    if model_arguments.num_permutations is not None:
+        model.config.num_permutations = model_arguments.num_permutations
+    with training.main_process_first():
+        train_words, validation_words = load_data(data_arguments, processor, training.seed)
+    if validation_words is None:
+        parser.error("give --validation_data: rendered words and streams leave nothing to hold back")
+
+    augmentation = TextAugmentation(magnitude=data_arguments.augment_magnitude, seed=training.seed)
+    if not data_arguments.augment:
+        augmentation = None
+    callbacks = []
+    if data_arguments.fonts:
+        train_words = make_curriculum(data_arguments, training, model, train_words, augmentation)
+        trainer_class = ColumnSupervisedTrainer
+        config = model.config
+        collator = DataCollatorForColumnSupervision(
+            processor, num_columns=config.image_size[1] // config.vision_config.patch_size
+        )
+    else:
+        trainer_class, collator = Seq2SeqTrainer, DataCollatorForTextRecognition(processor)
+        if augmentation is not None:
+            if isinstance(train_words, Dataset):
+                train_words = train_words.with_transform(augmentation.transform)
+            else:
+                train_words = train_words.map(augmentation.transform, batched=True, batch_size=100)
+            callbacks.append(augmentation)
+
+    model.to(training.device)
+    groups = optimizer_groups(model, training.learning_rate, training.weight_decay, training.decoder_rate_factor)
+    optimizer = torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon)
+    trainer = trainer_class(
+        model,
+        training,
+        collator,
+        train_words,
+        validation_words,
+        processor,
+        compute_metrics=word_metrics(processor, None),
+        callbacks=callbacks,
+        optimizers=(optimizer, None),
+    )
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or get_last_checkpoint(training.output_dir))
+    trainer.save_model()
+    metrics = trainer.evaluate()
+    trainer.log_metrics("eval", metrics)
+    trainer.save_metrics("eval", metrics)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

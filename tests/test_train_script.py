@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`scripts/train.py`: three ways to start; the same result from the same seed, after a break too; two processes."""
+
+import json
+import os
+import runpy
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+
+from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4STRProcessor
+
+
+ROOT = Path(__file__).parent.parent
+SCRIPT = ROOT / "scripts" / "train.py"
+WORDS = ROOT / "tests" / "data" / "words"
+FONTS = ROOT / "tests" / "data" / "fonts"
+RENDERED = ["--fonts", FONTS, "--words", ROOT / "tests" / "data" / "words.txt", "--validation_data", WORDS]
+STEPS = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
+SMALL = ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--use_cpu"]
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A folder with the configuration of a reader that trains in no time."""
+    folder = tmp_path_factory.mktemp("tiny")
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 2}
+    tower["projection_dim"] = 32
+    Clip4STRConfig(
+        vision_config=tower | {"patch_size": 8, "image_size": 32},
+        text_config=tower | {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513},
+        decoder_attention_heads=2,
+        image_size=(32, 64),
+        num_frozen_text_layers=-1,
+        num_permutations=2,
+    ).save_pretrained(folder)
+    return folder
+
+
+def train(*arguments):
+    argv, sys.argv = sys.argv, list(map(str, [SCRIPT, *arguments]))
+    try:
+        runpy.run_path(str(SCRIPT), run_name="__main__")
+    except SystemExit as end:
+        assert not end.code, end.code
+    finally:
+        sys.argv = argv
+
+
+def weights(folder):
+    return load_file(Path(folder) / "model.safetensors")
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def history(folder):
+    return json.loads((Path(folder) / "trainer_state.json").read_text())["log_history"]
+
+
+def test_fine_tunes_a_trained_reader_and_keeps_what_was_best(tmp_path, tiny):
+    torch.manual_seed(0)
+    config = Clip4STRConfig.from_pretrained(tiny)
+    Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config).save_pretrained(tmp_path / "reader")
+    options = ["--model_name_or_path", tmp_path / "reader", "--train_data", WORDS, "--validation_share", "0.25"]
+    train(*options, *SMALL, "--num_train_epochs", "2", "--output_dir", tmp_path / "out")
+    model = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
+    assert not same(model.state_dict(), weights(tmp_path / "reader"))
+    Clip4STRProcessor.from_pretrained(tmp_path / "out")
+    results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
+    assert 0 <= results["eval_word_accuracy"] <= 1 and results["epoch"] == 2
+    evaluated = [entry for entry in history(tmp_path / "out" / "checkpoint-6") if "eval_loss" in entry]
+    assert [entry["epoch"] for entry in evaluated] == [0, 1, 2]
+
+
+def test_makes_a_reader_out_of_clip(tmp_path):
+    torch.manual_seed(0)
+    tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    clip = CLIPModel(
+        CLIPConfig(
+            text_config=tower | {"vocab_size": 514, "bos_token_id": 512, "eos_token_id": 513, "num_hidden_layers": 6},
+            vision_config=tower | {"patch_size": 16, "image_size": 32},
+            projection_dim=64,
+        )
+    )
+    clip.save_pretrained(tmp_path / "clip")
+    image_processor = CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32})
+    (tmp_path / "vocab.json").write_text('{"<|startoftext|>": 0, "<|endoftext|>": 1}')
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
+    CLIPProcessor(image_processor, tokenizer).save_pretrained(tmp_path / "clip")
+    options = ["--clip_name_or_path", tmp_path / "clip", "--train_data", WORDS, "--decoder_rate_factor", "19"]
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    trained = weights(tmp_path / "out")
+    started = clip.state_dict()["vision_model.embeddings.patch_embedding.weight"]
+    learnt = trained["vision_tower.vision_model.embeddings.patch_embedding.weight"]
+    assert 0 < (learnt - started).abs().max() < 0.01
+
+
+def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
+    options = ["--config_name", tiny, *RENDERED, "--train_data", WORDS, "--max_steps", "4", *SMALL, *STEPS]
+    train(*options, "--output_dir", tmp_path / "whole", "--load_best_model_at_end", "False")
+    train(*options, "--output_dir", tmp_path / "again", "--load_best_model_at_end", "False")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
+
+    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
+    train(*options, "--output_dir", tmp_path / "broken", "--load_best_model_at_end", "False")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+    train(*options, "--output_dir", tmp_path / "other", "--load_best_model_at_end", "False", "--seed", "1")
+    assert not same(weights(tmp_path / "whole"), weights(tmp_path / "other"))
+
+
+@pytest.mark.parametrize(
+    "launcher",
+    [
+        ["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"],
+        ["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "29612"],
+    ],
+    ids=["torchrun", "accelerate"],
+)
+def test_two_processes(tmp_path, tiny, launcher):
+    options = ["--config_name", tiny, *RENDERED, "--train_data", WORDS, "--max_steps", "2", *SMALL, *STEPS]
+    command = [sys.executable, "-m", *launcher, SCRIPT, *options, "--output_dir", tmp_path / "out"]
+    done = subprocess.run(
+        list(map(str, command)),
+        capture_output=True,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    summary = [entry for entry in history(tmp_path / "out" / "checkpoint-2") if "eval_word_accuracy" in entry]
+    assert len(summary) == 2  # before the first step, and after the second
+    assert done.stdout.count("***** eval metrics *****") == 1
+    assert "num_examples" not in done.stderr
+    Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
+
+
+def test_streams_lmdb(tmp_path, tiny):
+    prepare = [sys.executable, ROOT / "scripts" / "prepare_dataset.py", WORDS, tmp_path / "lmdb", "--format", "lmdb"]
+    subprocess.run(list(map(str, prepare)), check=True, capture_output=True)
+    options = ["--config_name", tiny, "--train_data", tmp_path / "lmdb", "--streaming", "--validation_data", WORDS]
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    assert history(tmp_path / "out" / "checkpoint-2")
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "--train_data, --fonts or both"),
+        (["--train_data", WORDS, "--streaming"], "--validation_data"),
+        (["--fonts", FONTS], "--validation_data"),
+        ([*RENDERED], "give max_steps"),
+        (["--train_data", WORDS, "--charset", "0123456789"], "charset belongs to a new reader"),
+        (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),
+        (["--train_data", "nowhere/at-all/here"], "nowhere"),
+    ],
+)
+def test_says_what_is_missing(tmp_path, arguments, message, capsys):
+    with pytest.raises((SystemExit, ValueError, OSError, AssertionError)) as error:
+        train(*arguments, "--use_cpu", "--output_dir", tmp_path / "out")
+    assert message in str(error.value) + capsys.readouterr().err
+    assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
