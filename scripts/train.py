@@ -201,6 +201,8 @@ def main():
     augmentation = TextAugmentation(magnitude=data_arguments.augment_magnitude, seed=training.seed)
     if not data_arguments.augment:
         augmentation = None
+    # Each process reads its own part of a stream; batches handed out by one would need labels of one length.
+    training.accelerator_config.dispatch_batches = False
     callbacks = []
     if data_arguments.fonts:
         train_words = make_curriculum(data_arguments, training, model, train_words, augmentation)
