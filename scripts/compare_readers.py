@@ -27,9 +27,10 @@ from PIL import Image
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.protocol import WordTally
+from clip4str_hf.reading import load_reader
 
 
 OURS = "clip4str"
@@ -58,8 +59,7 @@ class Word:
 
 
 def clip4str(folder: str) -> list[Reader]:
-    model = Clip4STRForSceneTextRecognition.from_pretrained(folder)
-    processor = Clip4STRProcessor.from_pretrained(folder)
+    model, processor = load_reader(folder)
     name = "clip4str_hf" if folder == default_checkpoint() else folder
 
     def reader(variant: str, options: dict) -> Reader:

@@ -15,10 +15,11 @@ from datasets import IterableDataset, disable_progress_bars
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
 from clip4str_hf.metrics.evaluation import CHARSET_NAMES, evaluate_words, make_report, to_markdown
+from clip4str_hf.reading import load_reader
 
 
 CHARSETS = {name: size for size, name in CHARSET_NAMES.items()}
@@ -76,15 +77,6 @@ def load(source: str | Path, split: str | None) -> IterableDataset:
     return load_words(source, split, streaming=True)
 
 
-def load_model(arguments: argparse.Namespace) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
-    options = {"dtype": arguments.dtype} if arguments.dtype else {}
-    try:
-        model = Clip4STRForSceneTextRecognition.from_pretrained(arguments.model, **options).to(arguments.device)
-        return model, Clip4STRProcessor.from_pretrained(arguments.model)
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
-        sys.exit(f"{arguments.model} cannot be loaded on {arguments.device}: {error}")
-
-
 @contextmanager
 def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
     """Takes one misread after the other; the file is there once it is whole."""
@@ -120,7 +112,11 @@ def main() -> int:
                 folder.mkdir(parents=True, exist_ok=True)
     except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
-    model, processor = load_model(arguments)
+    options = {"dtype": arguments.dtype} if arguments.dtype else {}
+    try:
+        model, processor = load_reader(arguments.model, arguments.device, **options)
+    except ValueError as error:
+        sys.exit(str(error))
     default = model.generation_config.refine_iters
     options = {
         "refine_iters": default if arguments.refine_iters is None else arguments.refine_iters,

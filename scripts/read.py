@@ -9,8 +9,8 @@ import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
-from clip4str_hf.reading import find_images, read_images
+from clip4str_hf import default_checkpoint
+from clip4str_hf.reading import find_images, load_reader, read_images
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -26,14 +26,6 @@ def parse_arguments() -> argparse.Namespace:
     if arguments.batch_size < 1:
         parser.error(f"--batch-size {arguments.batch_size} must be at least 1")
     return arguments
-
-
-def load(name: str, device: str) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
-    try:
-        model = Clip4STRForSceneTextRecognition.from_pretrained(name).to(device)
-        return model, Clip4STRProcessor.from_pretrained(name)
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
-        sys.exit(f"{name} cannot be loaded on {device}: {error}")
 
 
 def main() -> int:
@@ -52,7 +44,11 @@ def main() -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
 
-    readings = read_images(files, *load(arguments.model, arguments.device), arguments.batch_size) if files else []
+    try:
+        reader = load_reader(arguments.model, arguments.device) if files else None
+    except ValueError as error:
+        sys.exit(str(error))
+    readings = read_images(files, *reader, arguments.batch_size) if files else []
     # On a terminal the answers themselves show how far it is.
     for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
         if "error" in reading:

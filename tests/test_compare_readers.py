@@ -207,7 +207,7 @@ def test_a_reader_that_breaks_down_takes_no_other_with_it(script, peers, colors,
     status, table, errors = compare(script, monkeypatch, capsys, *arguments)
     assert status == 1
     first, second = errors.splitlines()
-    assert first.startswith(f"{tmp_path / 'nowhere'}: OSError: ")
+    assert first.startswith(f"{tmp_path / 'nowhere'}: ValueError: ")
     assert second == "ppocr-v6: RuntimeError: no such model"
     assert [line.split(",")[0] for line in table.splitlines()[2:4]] == ["| PP-OCRv4 mobile", "| Tesseract 9.9.9"]
     assert "- easyocr is left out: " in table

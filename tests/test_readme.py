@@ -14,33 +14,77 @@ import pytest
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYTHON = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [line for block in re.findall(r"```bash\n(.*?)```", README, flags=re.DOTALL) for line in block.splitlines()]
 NEEDS_THE_HUB = ("openai/", "push_to_hub")
+# The commands as they stand, with the words and the fonts that every checkout has.
+AT_HAND = {
+    "/usr/share/fonts/truetype/dejavu": "tests/data/fonts",
+    "/usr/share/fonts/truetype/liberation": "tests/data/fonts",
+    "/usr/share/fonts": "tests/data/fonts",
+    "/usr/share/dict/american-english-huge": "tests/data/words.txt",
+    "my-words": "tests/data/words",
+    "my-validation-words": "tests/data/words",
+    "src/": f"{ROOT}/src/",
+    "scripts/": f"{ROOT}/scripts/",
+}
+SMALL_SCALE = "--max_steps 2 --eval_steps 2 --save_steps 2 --per_device_train_batch_size 4 --dataloader_num_workers 0"
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A copy of what the examples name, so that they write nothing into the checkout."""
     folder = tmp_path_factory.mktemp("readme")
-    shutil.copytree(ROOT / "tests" / "data" / "words", folder / "tests" / "data" / "words")
+    shutil.copytree(ROOT / "tests" / "data", folder / "tests" / "data")
     return folder
+
+
+def run(folder, beginning, *more):
+    """Runs the command of the README that begins so."""
+    (command,) = [command for command in COMMANDS if command.startswith(beginning)]
+    for name, path in AT_HAND.items():
+        command = re.sub(rf"(?<=[ ]){re.escape(name)}", path, command)
+    command = [sys.executable, *shlex.split(command)[1:], *more]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
 
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
     assert len(examples) == 3
-    run = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
-    assert "eval_word_accuracy" in run.stdout
+    done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "eval_word_accuracy" in done.stdout
     assert (folder / "my-reader" / "config.json").exists() and (folder / "my-reader" / "vocab.json").exists()
 
 
 def test_the_first_command_prints_what_the_readme_says():
     command = re.search(r"&& python (scripts/read\.py .*)", README)[1]
-    run = subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True)
-    assert run.returncode == 0, run.stderr
+    done = subprocess.run([sys.executable, *shlex.split(command)], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
     shown = re.search(r"```text\n(.*?)```", README, flags=re.DOTALL)[1]
 
     def without_confidence(lines):
         return [line.rsplit("\t", 1)[0] for line in lines.splitlines()]
 
-    assert without_confidence(run.stdout) == without_confidence(shown)
+    assert without_confidence(done.stdout) == without_confidence(shown)
+
+
+def test_the_command_that_fine_tunes(folder):
+    """As it stands, on the twelve crops."""
+    printed = run(folder, "python scripts/train.py --train_data")
+    assert "eval_word_accuracy" in printed
+    assert (folder / "fine-tuned-reader" / "model.safetensors").exists()
+
+
+def test_the_command_that_trains_from_nothing(folder):
+    printed = run(folder, "python scripts/train.py --config_name", *SMALL_SCALE.split())
+    assert "eval_word_accuracy" in printed
+    assert (folder / "small-reader" / "model.safetensors").exists()
+
+
+def test_the_commands_on_words(folder):
+    assert "1000 words in" in run(folder, "python scripts/render_words.py")
+    assert "12 words" in run(folder, "python scripts/prepare_dataset.py")
+    assert "| words |" in run(folder, "python scripts/evaluate.py")
+    assert (folder / "misreads.tsv").exists() and (folder / "results" / "results.json").exists()

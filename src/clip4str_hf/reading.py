@@ -16,6 +16,27 @@ from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
 
 
+def load_reader(
+    name: str | os.PathLike, device: str = "cpu", **kwargs
+) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+    """
+    A reader and its processor, ready to read.
+
+    Args:
+        name (`str` or `os.PathLike`): folder or Hub id.
+        device (`str`, *optional*, defaults to `"cpu"`): where the model goes.
+        kwargs: of `from_pretrained` of the model: `dtype=`, `revision=`, ...
+
+    Raises:
+        ValueError: if there is no such reader or device, with the reason.
+    """
+    try:
+        model = Clip4STRForSceneTextRecognition.from_pretrained(name, **kwargs).to(device)
+        return model, Clip4STRProcessor.from_pretrained(name)
+    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
+        raise ValueError(f"{name} cannot be loaded on {device}: {error}") from error
+
+
 def find_images(path: str | os.PathLike) -> list[Path]:
     """
     The image files that `path` stands for: itself, or all below a folder, sorted.
@@ -125,4 +146,4 @@ def _read_batch(batch: list[tuple[Any, Future]], model, processor, generate_opti
         yield item, next(readings) if error is None else {"error": str(error.__cause__ or error)}
 
 
-__all__ = ["find_images", "read_images", "read_items"]
+__all__ = ["find_images", "load_reader", "read_images", "read_items"]
