@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from transformers import TrainerCallback
 
-from ..image_processing_clip4str import _to_rgb
+from ..image_processing_clip4str import to_rgb
 
 
 MAX_MAGNITUDE = 10
@@ -183,7 +183,7 @@ class TextAugmentation(TrainerCallback):
         Raises:
             ValueError: if the image has no pixels or cannot become RGB.
         """
-        image = _to_rgb(image, input_data_format=None)
+        image = to_rgb(image, input_data_format=None)
         if generator is None:
             generator = np.random.default_rng((self.seed, self.epoch, zlib.crc32(image.tobytes())))
         operations = list(OPERATIONS.values())

@@ -1,0 +1,68 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Turns sets of words into one another: LMDB folders, parquet, `datasets`, imagefolders and sets of the Hub into parquet,
+`datasets` or LMDB. Words without a label or without an image that can be decoded are left out and named.
+"""
+
+import argparse
+import sys
+
+from datasets.exceptions import DatasetsError
+
+from clip4str_hf import Clip4STRTokenizer, default_checkpoint
+from clip4str_hf.data.saving import FORMATS, check_folder, save_words
+from clip4str_hf.data.words import clean_words, load_words
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("source", metavar="SOURCE", help="folder, parquet file or Hub id")
+    parser.add_argument("output", metavar="OUTPUT", help="folder to make")
+    parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the output (default: parquet)")
+    parser.add_argument("--split", help="of the source (default: the only one, or train)")
+    parser.add_argument("--name", help="configuration of a set of the Hub")
+    parser.add_argument("--image-column", default="image")
+    parser.add_argument("--text-column", help="(default: text, or label)")
+    parser.add_argument(
+        "--clean",
+        nargs="?",
+        const=default_checkpoint(),
+        metavar="MODEL",
+        help="clean labels up by the benchmarks' protocol and leave those out that this model cannot learn "
+        "(default: the package's own; without --clean labels stay as they are)",
+    )
+    parser.add_argument("--shard-size", default="500MB", help="of files of parquet and datasets (default: 500MB)")
+    parser.add_argument(
+        "--num-proc", type=int, help="processes that check; the words then pass through the cache of datasets"
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace the words in OUTPUT")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    options = {} if arguments.name is None else {"name": arguments.name}
+    try:
+        check_folder(arguments.output, arguments.overwrite)
+        tokenizer = Clip4STRTokenizer.from_pretrained(arguments.clean) if arguments.clean else None
+        words = load_words(
+            arguments.source,
+            arguments.split,
+            # A single process needs no copy of the words between source and output.
+            streaming=arguments.num_proc is None and arguments.format != "datasets",
+            image_column=arguments.image_column,
+            text_column=arguments.text_column,
+            num_proc=arguments.num_proc,
+            **options,
+        )
+        words, report = clean_words(words, tokenizer, num_proc=arguments.num_proc)
+        count = save_words(words, arguments.output, arguments.format, arguments.shard_size, arguments.overwrite)
+    except (DatasetsError, ImportError, OSError, ValueError) as error:
+        sys.exit(f"{arguments.source} cannot be turned into {arguments.output}: {error}")
+    print(report)
+    print(f"{count} words written to {arguments.output}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

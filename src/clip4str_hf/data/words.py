@@ -1,0 +1,435 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Words to train and to evaluate on: found in any of the usual forms, and cleaned up by the benchmarks' protocol."""
+
+import csv
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+
+import fsspec
+import PIL.Image
+from datasets import (
+    ClassLabel,
+    Dataset,
+    DatasetDict,
+    Features,
+    Image,
+    IterableDataset,
+    Value,
+    concatenate_datasets,
+    load_dataset_builder,
+    load_from_disk,
+)
+
+from ..image_processing_clip4str import to_rgb
+from ..tokenization_clip4str import Clip4STRTokenizer
+from .lmdb_words import FEATURES, load_lmdb, num_shards
+
+
+TEXT_COLUMNS = ("text", "label")
+# Images of so many words are in memory while they are checked.
+BATCH_WORDS = 100
+NAMES_KEPT = 10
+
+
+def load_words(
+    source: str | os.PathLike,
+    split: str | None = None,
+    streaming: bool = False,
+    image_column: str = "image",
+    text_column: str | None = None,
+    cache_dir: str | os.PathLike | None = None,
+    num_proc: int | None = None,
+    **kwargs,
+) -> Dataset | IterableDataset:
+    """
+    Images of words with their texts. Images are not decoded, so that one that is broken stops nothing; [`clean_words`]
+    leaves such words out and decodes the others.
+
+    What `source` is shows in what it holds:
+        - LMDB folders (`data.mdb`) at any depth: the words of all of them;
+        - what `save_to_disk` has written;
+        - a parquet file, or a folder of them;
+        - an `imagefolder`: images with a `metadata.csv` (`.jsonl`, `.parquet`) of the columns `file_name` and `text`.
+          In a CSV file each text is what is written there, be it `007` or `NA`;
+        - a Hub id, if there is no such file or folder.
+
+    Args:
+        source (`str` or `os.PathLike`): path or Hub id.
+        split (`str`, *optional*): name of the split. Defaults to the only one, among several to `"train"`.
+        streaming (`bool`, defaults to `False`): read while iterating instead of preparing a copy on the disk first.
+        image_column (`str`, defaults to `"image"`): column of the images.
+        text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, without that to `"label"`.
+        cache_dir (`str` or `os.PathLike`, *optional*): where copies are kept, by default the cache of `datasets`.
+        num_proc (`int`, *optional*): processes that prepare the copy.
+        kwargs: of `datasets.load_dataset_builder`, for parquet and the Hub: `name`, `revision`, `token`, ...
+
+    Returns:
+        `Dataset` or `IterableDataset`: with the columns `image`, `Image(decode=False)`, and `text`, `string`.
+
+    Raises:
+        ImportError: if `source` is LMDB and the lmdb library is missing.
+        ValueError: if `source` is of no such kind, has no such split or columns, or has no texts.
+
+    Example:
+
+    ```python
+    >>> words = load_words("data/train/real", streaming=True).shuffle(seed=0, buffer_size=10_000)
+    >>> words, report = clean_words(words, processor)
+    >>> trainer = Trainer(model, args, DataCollatorForTextRecognition(processor), train_dataset=words)
+    ```"""
+    path, kind = Path(source), _kind(source)
+    if kind in ("lmdb", "saved", "folder") and kwargs:
+        raise ValueError(f"{sorted(kwargs)} do not apply to {source}, which is read without `load_dataset_builder`.")
+    if kind == "lmdb":
+        _choose_split(source, split, ["train"])
+        words = load_lmdb(path, streaming, cache_dir, num_proc)
+    elif kind == "saved":
+        words = _load_saved(path, split)
+    elif kind == "folder":
+        words = _load_image_folder(path, split, text_column, cache_dir, num_proc)
+    else:
+        if kind == "parquet file":
+            source, kwargs = "parquet", kwargs | {"data_files": str(path)}
+        words = _load_built(source, split, streaming, cache_dir, num_proc, **kwargs)
+    if streaming and isinstance(words, Dataset):
+        words = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
+    return _standard_columns(path, words, image_column, text_column)
+
+
+@dataclass
+class CleaningReport:
+    """
+    What [`clean_words`] left out and why. As text it is a line for each reason.
+
+    Attributes:
+        num_words (`int`): words that were checked.
+        num_changed (`int`): of those that were kept, the ones whose label the clean-up changed.
+        dropped (`dict[str, int]`): how many words were dropped, by reason.
+        names (`dict[str, list[str]]`): for each reason the first 10 of them: file or entry (without a name the number
+            of the row, from 0) and label.
+    """
+
+    num_words: int = 0
+    num_changed: int = 0
+    dropped: Counter = field(default_factory=Counter)
+    names: dict[str, list[str]] = field(default_factory=dict)
+
+    @property
+    def num_kept(self) -> int:
+        """Words that were not dropped."""
+        return self.num_words - self.dropped.total()
+
+    def add(self, problem: str | None, changed: bool, name: str):
+        """Counts a word: why it is dropped, or `None`, whether the clean-up changed its label, and its name."""
+        self.num_words += 1
+        if problem is None:
+            self.num_changed += changed
+            return
+        self.dropped[problem] += 1
+        names = self.names.setdefault(problem, [])
+        if len(names) < NAMES_KEPT:
+            names.append(name)
+
+    def __str__(self) -> str:
+        lines = [f"{self.num_kept} of {self.num_words} words kept, {self.num_changed} of them with a changed label"]
+        for problem, count in self.dropped.most_common():
+            more = ", .." if count > len(self.names[problem]) else ""
+            lines.append(f"{count} dropped, {problem}: {', '.join(self.names[problem])}{more}")
+        return "\n".join(lines)
+
+
+def clean_words(
+    words: Dataset | IterableDataset, tokenizer=None, clean_labels: bool = True, num_proc: int | None = None
+) -> tuple[Dataset | IterableDataset, CleaningReport]:
+    """
+    Leaves out what cannot be trained on: words whose image is missing, empty or cannot be decoded (it is tried), or
+    whose label is missing, empty, too long or holds characters outside the charset.
+
+    Args:
+        words (`Dataset` or `IterableDataset`): with the columns `image` and `text`, as [`load_words`] gives them.
+        tokenizer ([`Clip4STRTokenizer`] or [`Clip4STRProcessor`], *optional*): says which labels are accepted. Without
+            one, labels stay as they are and only missing and empty ones are left out.
+        clean_labels (`bool`, defaults to `True`): whether labels first go through [`~Clip4STRTokenizer.clean`], the
+            clean-up of the benchmarks' protocol.
+        num_proc (`int`, *optional*): processes that check a `Dataset`.
+
+    Returns:
+        `tuple`:
+            - the words that are left, of the type of `words`: `image`, PIL images, and `text`, cleaned;
+            - [`CleaningReport`], complete for a `Dataset`. For an `IterableDataset` it counts while words are read and
+              goes on in each epoch; a worker of a `DataLoader` counts in a copy, so that this one stays empty.
+
+    Raises:
+        ValueError: if a column is missing, or `num_proc` is given for a stream.
+
+    Example:
+
+    ```python
+    >>> words, report = clean_words(load_words("data/train/real"), processor)
+    >>> print(report)
+    ```"""
+    missing = {"image", "text"}.difference(words.column_names or ("image", "text"))
+    if missing:
+        raise ValueError(f"No columns {sorted(missing)} among {sorted(words.column_names)}.")
+    check = _Check(getattr(tokenizer, "tokenizer", tokenizer), clean_labels)
+    words = words.select_columns(["image", "text"])
+    if isinstance(words, Dataset):
+        return _clean_dataset(words.cast_column("image", Image(decode=False)), check, num_proc)
+    if num_proc is not None:
+        raise ValueError(f"num_proc={num_proc} is for a Dataset: a stream is checked by what reads it.")
+    report = CleaningReport()
+    checked = words.cast(FEATURES).map(
+        _keep_batch,
+        with_indices=True,
+        input_columns=["image", "text"],
+        batched=True,
+        batch_size=BATCH_WORDS,
+        fn_kwargs={"check": check, "report": report},
+    )
+    # Not `features=` of `map`, after which casts would decode nothing.
+    return checked.cast(Features({"image": Image(), "text": Value("string")})), report
+
+
+def read_image_bytes(image: dict) -> bytes:
+    """
+    The image file of a row with `Image(decode=False)`.
+
+    Args:
+        image (`dict`): with `bytes`, or `path`, of a file or a URL that `fsspec` opens.
+
+    Raises:
+        OSError: if the file cannot be read.
+    """
+    if image["bytes"] is not None:
+        return image["bytes"]
+    if "://" not in image["path"]:
+        return Path(image["path"]).read_bytes()
+    with fsspec.open(image["path"], "rb") as file:
+        return file.read()
+
+
+def _kind(source: str | os.PathLike) -> str:
+    path = Path(source)
+    if not path.exists():
+        if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
+            raise ValueError(f"{source}: no such file or folder, and no Hub id.")
+        return "Hub id"
+    if path.is_file() and path.suffix == ".parquet":
+        return "parquet file"
+    if any(Path(path, name).is_file() for name in ("state.json", "dataset_dict.json")):
+        return "saved"
+    found = {_mark(name) for _, _, files in os.walk(path, followlinks=True) for name in files}
+    # A repository of parquet may hold pictures as well, but no metadata of them.
+    for mark, kind in {"data": "lmdb", "metadata": "folder", "parquet": "parquet folder", "image": "folder"}.items():
+        if mark in found:
+            return kind
+    raise ValueError(
+        f"{source} holds no words: accepted are LMDB folders (data.mdb), folders of save_to_disk, parquet files and "
+        "images with a metadata.csv."
+    )
+
+
+def _mark(name: str) -> str | None:
+    stem, suffix = os.path.splitext(name.lower())
+    if name == "data.mdb":
+        return "data"
+    if stem == "metadata" and suffix in (".csv", ".jsonl", ".parquet"):
+        return "metadata"
+    if suffix == ".parquet":
+        return "parquet"
+    PIL.Image.init()
+    return "image" if PIL.Image.registered_extensions().get(suffix) in PIL.Image.OPEN else None
+
+
+def _choose_split(source, split: str | None, splits: list[str]) -> str:
+    chosen = split or (splits[0] if len(splits) == 1 else "train")
+    if chosen not in splits:
+        raise ValueError(f"{source} has the splits {splits}, not {chosen!r}.")
+    return chosen
+
+
+def _load_saved(path: Path, split: str | None) -> Dataset:
+    saved = load_from_disk(path)
+    if isinstance(saved, DatasetDict):
+        return saved[_choose_split(path, split, list(saved))]
+    _choose_split(path, split, [str(saved.split or "train")])
+    return saved
+
+
+def _load_built(source, split, streaming, cache_dir, num_proc, **kwargs) -> Dataset | IterableDataset:
+    builder = load_dataset_builder(str(source), cache_dir=cache_dir, **kwargs)
+    split = _choose_split(source, split, [str(name) for name in builder.config.data_files or ()])
+    if streaming:
+        return builder.as_streaming_dataset(split=split)
+    builder.download_and_prepare(num_proc=num_proc)
+    return builder.as_dataset(split=split)
+
+
+def _load_image_folder(path: Path, split, text_column, cache_dir, num_proc) -> Dataset:
+    # Of the images there are paths only: nothing to stream.
+    builder = load_dataset_builder("imagefolder", data_dir=str(path), cache_dir=cache_dir)
+    data_files = {str(name): files for name, files in builder.config.data_files.items()}
+    split = _choose_split(path, split, list(data_files))
+    tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
+    if not tables:
+        builder.download_and_prepare(num_proc=num_proc)
+        return builder.as_dataset(split=split)
+    # The library takes `007` for 7, and `NA` and `None` for no text, but here they are words.
+    text_column = text_column or _find_text_column(_columns_of_table(tables[0]))
+    for table in tables:
+        _check_columns(table, _columns_of_table(table), "file_name", text_column)
+    return Dataset.from_generator(
+        _read_tables,
+        features=Features({"image": Image(decode=False), text_column: Value("string")}),
+        cache_dir=cache_dir,
+        # Another version if any file of the folder has changed, so that no outdated copy is used.
+        gen_kwargs={"tables": tables, "text_column": text_column, "version": builder.config_id},
+    )
+
+
+def _columns_of_table(table: str) -> list[str]:
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        return next(csv.reader(file), [])
+
+
+def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[dict]:
+    for table in tables:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            for row in csv.DictReader(file):
+                name = row["file_name"]
+                # As for the library, a table names files below itself only.
+                inside = name and not os.path.isabs(name) and "://" not in name and ".." not in Path(name).parts
+                yield {
+                    "image": os.path.join(os.path.dirname(table), name) if inside else None,
+                    text_column: row[text_column],
+                }
+
+
+def _find_text_column(columns) -> str:
+    return next((name for name in TEXT_COLUMNS if name in columns), TEXT_COLUMNS[0])
+
+
+def _check_columns(source, columns, *names: str):
+    for name in names:
+        if name not in columns:
+            raise ValueError(f"{source} has no column {name!r}, but {sorted(columns)}.")
+
+
+def _standard_columns(source, words, image_column: str, text_column: str | None) -> Dataset | IterableDataset:
+    columns = words.features
+    if columns is None:
+        raise ValueError(f"{source}: its columns are not known before it is read, so it cannot be streamed.")
+    text_column = text_column or _find_text_column(columns)
+    _check_columns(source, columns, image_column, text_column)
+    kind = columns[text_column]
+    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", None) not in ("string", "large_string"):
+        raise ValueError(
+            f"{source}: the column {text_column!r} must hold text, not {kind}. Images need a metadata.csv with the "
+            "columns file_name and text; names of folders are no texts."
+        )
+    words = words.select_columns([image_column, text_column])
+    renamed = {image_column: "image", text_column: "text"}
+    words = words.rename_columns({old: new for old, new in renamed.items() if old != new})
+    return words.cast_column("image", Image(decode=False))
+
+
+class _Check:
+    """What is wrong with a word, and its label as it is used."""
+
+    def __init__(self, tokenizer: Clip4STRTokenizer | None, clean_labels: bool):
+        self.tokenizer = tokenizer
+        self.clean_labels = clean_labels
+
+    def __call__(self, image: dict | None, text: str | None) -> tuple[str | None, str | None]:
+        if text is None:
+            return None, "label missing or no UTF-8"
+        if self.tokenizer is not None and self.clean_labels:
+            text = self.tokenizer.clean(text)
+        return text, self._label_problem(text) or _image_problem(image)
+
+    def _label_problem(self, text: str) -> str | None:
+        if not text.strip():
+            return "label empty"
+        if self.tokenizer is None:
+            return None
+        if any(char not in self.tokenizer.vocab for char in text):
+            return "label outside the charset"
+        if len(text) > self.tokenizer.max_label_length:
+            return f"label longer than {self.tokenizer.max_label_length} characters"
+        return None
+
+
+def _image_problem(image: dict | None) -> str | None:
+    if image is None or (image["bytes"] is None and image["path"] is None):
+        return "image missing"
+    try:
+        data = read_image_bytes(image)
+    except (FileNotFoundError, NotADirectoryError):
+        return "image missing"
+    except Exception:  # a folder, no permission, anything that a file system of fsspec says
+        return "image unreadable"
+    if not data:
+        return "image empty"
+    try:
+        with PIL.Image.open(BytesIO(data)) as opened:
+            to_rgb(opened, None)
+    except Exception:  # decoders raise errors of many types
+        return "image unreadable"
+    return None
+
+
+def _check_batch(images: list, texts: list, indices: list[int], check: _Check) -> dict[str, list]:
+    checked = {"text": [], "problem": [], "changed": [], "name": []}
+    for image, text, index in zip(images, texts, indices):
+        cleaned, problem = check(image, text)
+        name = f"{(image or {}).get('path') or f'row {index}'} {text!r}" if problem else None
+        for column, value in zip(checked.values(), (cleaned, problem, cleaned != text, name)):
+            column.append(value)
+    return checked
+
+
+def _keep_batch(images: list, texts: list, indices: list[int], check: _Check, report: CleaningReport):
+    checked = _check_batch(images, texts, indices, check)
+    kept = {"image": [], "text": []}
+    for image, text, *outcome in zip(images, *checked.values()):
+        report.add(*outcome)
+        if outcome[0] is None:
+            kept["image"].append(image)
+            kept["text"].append(text)
+    return kept
+
+
+def _clean_dataset(words: Dataset, check: _Check, num_proc: int | None) -> tuple[Dataset, CleaningReport]:
+    # Texts and verdicts are written beside the images, which stay where they are.
+    text, name = Value("string"), Value("string")
+    checked = words.map(
+        _check_batch,
+        with_indices=True,
+        input_columns=["image", "text"],
+        batched=True,
+        batch_size=BATCH_WORDS,
+        remove_columns=words.column_names,
+        features=Features({"text": text, "problem": Value("string"), "changed": Value("bool"), "name": name}),
+        fn_kwargs={"check": check},
+        num_proc=num_proc,
+        desc="Checking words",
+    )
+    report = CleaningReport()
+    for batch in checked.select_columns(["problem", "changed", "name"]).iter(batch_size=10_000):
+        for outcome in zip(*batch.values()):
+            report.add(*outcome)
+    words = concatenate_datasets([words.select_columns(["image"]), checked], axis=1)
+    if report.dropped:
+        words = words.filter(_without_problem, input_columns=["problem"], batched=True, batch_size=10_000)
+    return words.select_columns(["image", "text"]).cast_column("image", Image()), report
+
+
+def _without_problem(problems: list[str | None]) -> list[bool]:
+    return [problem is None for problem in problems]
+
+
+__all__ = ["CleaningReport", "clean_words", "load_words", "read_image_bytes"]
