@@ -2,6 +2,7 @@
 """Models and reference outputs that several test files share."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from transformers import CLIPTextConfig, CLIPVisionConfig
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
 from clip4str_hf.conversion_clip4str import convert_original_checkpoint, load_original_checkpoint
 
+
+# Tests run side by side, and so small models are no faster on several threads; scripts that are started inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+torch.set_num_threads(1)
 
 PARITY = Path(__file__).parents[2] / "shared" / "parity"
 DATA = Path(__file__).with_name("data")

@@ -79,7 +79,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
         prepared = []
         for index, image in enumerate(self.fetch_images(images)):
             try:
-                rgb = _to_rgb(image, input_data_format)
+                rgb = to_rgb(image, input_data_format)
             except Exception as error:
                 raise ValueError(f"Image {index} cannot be read: {error}") from error
             prepared.append(np.moveaxis(np.asarray(rgb), -1, 0))
@@ -116,7 +116,7 @@ def _open(source: str) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
-def _to_rgb(image, input_data_format: ChannelDimension | str | None) -> Image.Image:
+def to_rgb(image, input_data_format: ChannelDimension | str | None) -> Image.Image:
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
     else:
