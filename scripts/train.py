@@ -2,7 +2,7 @@
 """Trains a reader: a trained one on new words, one made out of CLIP, or one from nothing."""
 
 import logging
-import sys
+import os
 from dataclasses import dataclass, field
 
 import torch
@@ -55,6 +55,8 @@ class DataArguments:
     validation_share: float = field(
         default=0.1, metadata={"help": "of the training words, held back where there is no validation_data"}
     )
+    train_split: str | None = field(default=None, metadata={"help": "of train_data, by default the only one or train"})
+    validation_split: str | None = field(default=None, metadata={"help": "of validation_data"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     text_column: str | None = field(default=None, metadata={"help": "column of the texts, by default text or label"})
     streaming: bool = field(default=False, metadata={"help": "read the words anew in each epoch, copy nothing"})
@@ -126,9 +128,11 @@ def load_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
     return Clip4STRForSceneTextRecognition.from_pretrained(name), Clip4STRProcessor.from_pretrained(name)
 
 
-def load_clean(source: str, processor: Clip4STRProcessor, arguments: DataArguments) -> Dataset | IterableDataset:
+def load_clean(
+    source: str, split: str | None, processor: Clip4STRProcessor, arguments: DataArguments
+) -> Dataset | IterableDataset:
     words = load_words(
-        source, None, arguments.streaming, image_column=arguments.image_column, text_column=arguments.text_column
+        source, split, arguments.streaming, image_column=arguments.image_column, text_column=arguments.text_column
     )
     words, report = clean_words(words, processor, arguments.clean_labels)
     if not arguments.streaming:
@@ -138,7 +142,7 @@ def load_clean(source: str, processor: Clip4STRProcessor, arguments: DataArgumen
 
 def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int):
     """Training words, or `None` if all are rendered, and validation words, or `None`."""
-    parts = [load_clean(source, processor, arguments) for source in arguments.train_data]
+    parts = [load_clean(source, arguments.train_split, processor, arguments) for source in arguments.train_data]
     if not parts:
         train = None
     elif arguments.streaming:
@@ -146,7 +150,7 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
     else:
         train = concatenate_datasets(parts)
     if arguments.validation_data is not None:
-        return train, load_clean(arguments.validation_data, processor, arguments)
+        return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments)
     if train is None or arguments.streaming:
         return train, None
     parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
@@ -183,6 +187,51 @@ def make_curriculum(arguments: DataArguments, training: TrainingArguments, model
     )
 
 
+def make_trainer(model, processor, arguments: DataArguments, training: TrainingArguments) -> Seq2SeqTrainer:
+    with training.main_process_first():
+        train_words, validation_words = load_data(arguments, processor, training.seed)
+    if validation_words is None:
+        raise ValueError("Give validation_data: rendered words and streams leave nothing to hold back.")
+    augmentation, callbacks = None, []
+    if arguments.augment:
+        augmentation = TextAugmentation(magnitude=arguments.augment_magnitude, seed=training.seed)
+    if arguments.fonts:
+        trainer_class = ColumnSupervisedTrainer
+        num_columns = model.config.image_size[1] // model.config.vision_config.patch_size
+        collator = DataCollatorForColumnSupervision(processor, num_columns=num_columns)
+        train_words = make_curriculum(arguments, training, model, train_words, augmentation)
+    else:
+        trainer_class, collator = Seq2SeqTrainer, DataCollatorForTextRecognition(processor)
+        if augmentation is not None:
+            train_words = augment(train_words, augmentation)
+            callbacks.append(augmentation)
+    # Each process reads its own part of a stream; batches handed out by one would need labels of one length.
+    training.accelerator_config.dispatch_batches = False
+    return trainer_class(
+        model,
+        training,
+        collator,
+        train_words,
+        validation_words,
+        processor,
+        compute_metrics=word_metrics(processor, None),
+        callbacks=callbacks,
+        optimizers=(make_optimizer(model, training), None),
+    )
+
+
+def augment(words: Dataset | IterableDataset, augmentation: TextAugmentation) -> Dataset | IterableDataset:
+    if isinstance(words, Dataset):
+        return words.with_transform(augmentation.transform)
+    return words.map(augmentation.transform, batched=True, batch_size=100)
+
+
+def make_optimizer(model, training: TrainingArguments) -> torch.optim.Optimizer:
+    model.to(training.device)
+    groups = optimizer_groups(model, training.learning_rate, training.weight_decay, training.decoder_rate_factor)
+    return torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon)
+
+
 def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
     model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
@@ -193,53 +242,17 @@ def main():
     model, processor = load_reader(model_arguments)
     if model_arguments.num_permutations is not None:
         model.config.num_permutations = model_arguments.num_permutations
-    with training.main_process_first():
-        train_words, validation_words = load_data(data_arguments, processor, training.seed)
-    if validation_words is None:
-        parser.error("give --validation_data: rendered words and streams leave nothing to hold back")
-
-    augmentation = TextAugmentation(magnitude=data_arguments.augment_magnitude, seed=training.seed)
-    if not data_arguments.augment:
-        augmentation = None
-    # Each process reads its own part of a stream; batches handed out by one would need labels of one length.
-    training.accelerator_config.dispatch_batches = False
-    callbacks = []
-    if data_arguments.fonts:
-        train_words = make_curriculum(data_arguments, training, model, train_words, augmentation)
-        trainer_class = ColumnSupervisedTrainer
-        config = model.config
-        collator = DataCollatorForColumnSupervision(
-            processor, num_columns=config.image_size[1] // config.vision_config.patch_size
-        )
-    else:
-        trainer_class, collator = Seq2SeqTrainer, DataCollatorForTextRecognition(processor)
-        if augmentation is not None:
-            if isinstance(train_words, Dataset):
-                train_words = train_words.with_transform(augmentation.transform)
-            else:
-                train_words = train_words.map(augmentation.transform, batched=True, batch_size=100)
-            callbacks.append(augmentation)
-
-    model.to(training.device)
-    groups = optimizer_groups(model, training.learning_rate, training.weight_decay, training.decoder_rate_factor)
-    optimizer = torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon)
-    trainer = trainer_class(
-        model,
-        training,
-        collator,
-        train_words,
-        validation_words,
-        processor,
-        compute_metrics=word_metrics(processor, None),
-        callbacks=callbacks,
-        optimizers=(optimizer, None),
-    )
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or get_last_checkpoint(training.output_dir))
+    trainer = make_trainer(model, processor, data_arguments, training)
+    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
     trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
 
 
+def last_checkpoint(folder: str) -> str | None:
+    return get_last_checkpoint(folder) if os.path.isdir(folder) else None
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -169,8 +169,8 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
     "arguments, message",
     [
         ([], "--train_data, --fonts or both"),
-        (["--train_data", WORDS, "--streaming"], "--validation_data"),
-        (["--fonts", FONTS], "--validation_data"),
+        (["--train_data", WORDS, "--streaming"], "validation_data"),
+        (["--fonts", FONTS], "validation_data"),
         ([*RENDERED], "give max_steps"),
         (["--train_data", WORDS, "--charset", "0123456789"], "charset belongs to a new reader"),
         (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),
