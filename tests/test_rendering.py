@@ -109,6 +109,7 @@ def test_difficulty_grows():
 
 def test_backgrounds_are_used(tmp_path):
     Image.new("RGB", (90, 64), (200, 30, 30)).save(tmp_path / "red.png")
+    (tmp_path / "broken.png").write_bytes(b"no picture")  # named, and left out
     renderer = WordRenderer(FONTS, WORDS, backgrounds=tmp_path)
     reddish = [np.median(pixels(renderer.render(index)).reshape(-1, 3), 0) for index in range(80)]
     assert np.mean([red > 1.5 * max(green, blue, 1) for red, green, blue in reddish]) > 0.3

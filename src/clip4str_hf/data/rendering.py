@@ -12,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
+from transformers.utils import logging
 
 from ..configuration_clip4str import DEFAULT_CHARSET
 
+
+logger = logging.get_logger(__name__)
 
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
@@ -283,9 +286,13 @@ def _load_backgrounds(folder: str | os.PathLike) -> list[Image.Image]:
     Image.init()
     pictures = []
     for file in sorted(folder.rglob("*")):
-        if Image.registered_extensions().get(file.suffix.lower()) in Image.OPEN:
+        if Image.registered_extensions().get(file.suffix.lower()) not in Image.OPEN:
+            continue
+        try:
             with Image.open(file) as picture:
                 pictures.append(picture.convert("RGB"))
+        except OSError as error:
+            logger.warning("%s is left out: %s", file, error)
     if not pictures:
         raise ValueError(f"{folder}: no pictures in this folder")
     return pictures
