@@ -315,6 +315,14 @@ def test_texts_of_an_image_folder_are_what_the_table_says(tmp_path, streaming):
     }
 
 
+def test_names_of_images_are_not_taken_for_splits(tmp_path):
+    """`datasets` alone takes these for splits and then leaves the table out of them."""
+    folder = make_folder(tmp_path / "train", "file_name,text\nword_train_1.png,a\nword_test_2.png,b\n")
+    for name in ("word_train_1.png", "word_test_2.png"):
+        (folder / name).write_bytes(picture(1))
+    assert texts_of(load_words(folder)) == ["a", "b"]
+
+
 def test_images_that_a_folder_lacks_are_named_until_they_are_there(tmp_path):
     table = "file_name,text\na.png,one\nb.png,two\n../c.png,three\n,four\n"
     folder = make_folder(tmp_path / "words", table, "a.png")

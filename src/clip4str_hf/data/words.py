@@ -30,6 +30,7 @@ from .lmdb_words import FEATURES, load_lmdb, num_shards
 
 
 TEXT_COLUMNS = ("text", "label")
+TABLE_KINDS = ("csv", "jsonl", "parquet")
 # Images of so many words are in memory while they are checked.
 BATCH_WORDS = 100
 NAMES_KEPT = 10
@@ -271,7 +272,10 @@ def _load_built(source, split, streaming, cache_dir, num_proc, **kwargs) -> Data
 
 def _load_image_folder(path: Path, split, text_column, cache_dir, num_proc) -> Dataset:
     # Of the images there are paths only: nothing to stream.
-    builder = load_dataset_builder("imagefolder", data_dir=str(path), cache_dir=cache_dir)
+    # A table at the top is about the whole folder, whatever files and folders are called: the library would look for
+    # splits in names such as `word_train_1.png`, and leave the table itself out of them.
+    whole = {"train": "**"} if any((path / f"metadata.{kind}").exists() for kind in TABLE_KINDS) else None
+    builder = load_dataset_builder("imagefolder", data_dir=str(path), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
     split = _choose_split(path, split, list(data_files))
     tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
