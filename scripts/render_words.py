@@ -36,7 +36,7 @@ def main():
     try:
         renderer = WordRenderer(
             arguments.fonts,
-            arguments.words and arguments.words.read_text(encoding="utf-8").split("\n"),
+            arguments.words and arguments.words.read_text(encoding="utf-8").splitlines(),
             arguments.charset,
             arguments.backgrounds,
             max_length=arguments.max_length,

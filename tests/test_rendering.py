@@ -131,7 +131,7 @@ def test_unusable_input_is_named(tmp_path):
         WordRenderer([])
     with pytest.raises(ValueError, match="None of 1 words"):
         WordRenderer(FONTS, ["Ж"])
-    with pytest.raises(ValueError, match="no pictures"):
+    with pytest.raises(FileNotFoundError, match="no images"):
         WordRenderer(FONTS, backgrounds=tmp_path)
     with pytest.raises(ValueError, match="random_share=2"):
         WordRenderer(FONTS, random_share=2)
@@ -196,7 +196,7 @@ def test_nothing_half_written_stays(renderer, tmp_path):
         write_word_folder(Breaks(renderer, 5), tmp_path / "words")
     assert list(tmp_path.iterdir()) == []
     (tmp_path / "words").mkdir()
-    with pytest.raises(FileExistsError):
+    with pytest.raises(ValueError, match="words exists"):
         write_word_folder(WordCurriculum(renderer, 5), tmp_path / "words")
 
 
@@ -222,4 +222,4 @@ def test_script(tmp_path):
     assert run("sheet.png", "--sheet").returncode == 0
     assert Image.open(tmp_path / "sheet.png").size == (1280, 560)
     again = run("words")
-    assert again.returncode == 1 and again.stderr.strip() == "words exists: name a new folder."
+    assert again.returncode == 1 and again.stderr.startswith("words exists")

@@ -4,13 +4,13 @@
 import csv
 import math
 import os
-import shutil
 from collections.abc import Sequence
-from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
+from .saving import new_folder
 
 
 CELL_WIDTH, CELL_HEIGHT, LABEL_HEIGHT = 128, 40, 16
@@ -27,26 +27,19 @@ def write_word_folder(words: Dataset, folder: str | os.PathLike, num_workers: in
         num_workers (`int`, *optional*, defaults to 0): processes that make the rows.
 
     Raises:
-        FileExistsError: if there is such a file or folder.
+        ValueError: if there is such a file or folder.
     """
-    folder = Path(folder)
-    if folder.exists():
-        raise FileExistsError(f"{folder} exists: name a new folder.")
-    unfinished = folder.with_name(f".{folder.name}.unfinished")
-    unfinished.mkdir(parents=True)
-    try:
-        with open(unfinished / "metadata.csv", "w", newline="", encoding="utf-8") as metadata:
-            table = csv.writer(metadata)
-            table.writerow(("file_name", "text"))
-            rows = DataLoader(words, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
-            for index, row in enumerate(tqdm(rows, unit=" words", disable=None)):
-                name = f"word_{index:08d}.png"
-                row["image"].save(unfinished / name)
-                table.writerow((name, row["text"]))
-        unfinished.rename(folder)
-    except BaseException:
-        shutil.rmtree(unfinished)
-        raise
+    with (
+        new_folder(folder) as unfinished,
+        open(unfinished / "metadata.csv", "w", newline="", encoding="utf-8") as file,
+    ):
+        table = csv.writer(file)
+        table.writerow(("file_name", "text"))
+        rows = DataLoader(words, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+        for index, row in enumerate(tqdm(rows, unit=" words", disable=None)):
+            name = f"word_{index:08d}.png"
+            row["image"].save(unfinished / name)
+            table.writerow((name, row["text"]))
 
 
 def _as_it_is(row):

@@ -15,6 +15,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from transformers.utils import logging
 
 from ..configuration_clip4str import DEFAULT_CHARSET
+from ..reading import find_images
 
 
 logger = logging.get_logger(__name__)
@@ -74,7 +75,7 @@ class WordRenderer:
         seed (`int`, *optional*, defaults to 0): with the number of an image it decides everything about it.
 
     Raises:
-        FileNotFoundError: if a folder does not exist.
+        FileNotFoundError: if a folder does not exist, or there are no pictures in that of the backgrounds.
         ValueError: if there is no font, no word of the charset, or a number is out of range.
 
     Example:
@@ -189,22 +190,7 @@ class WordRenderer:
         text = "".join(self._digits[i] for i in rng.integers(len(self._digits), size=length))
         if rng.random() < 0.5:
             return text
-        shapes = (
-            "${}",
-            "{}%",
-            "{}.99",
-            "#{}",
-            "{}-{}",
-            "{}:00",
-            "+{}",
-            "{}/{}",
-            "({})",
-            "{}km",
-            "{}th",
-            "{}pm",
-            "A{}",
-        )
-        shaped = shapes[rng.integers(len(shapes))].format(text, text[::-1])
+        shaped = NUMBER_SHAPES[rng.integers(len(NUMBER_SHAPES))].format(text, text[::-1])
         return shaped if len(shaped) <= longest and set(self.charset).issuperset(shaped) else text
 
     def _neighbour(self, rng) -> str:
@@ -280,21 +266,15 @@ def _sized_font(path: str, size: int) -> ImageFont.FreeTypeFont:
 
 
 def _load_backgrounds(folder: str | os.PathLike) -> list[Image.Image]:
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder of backgrounds")
-    Image.init()
     pictures = []
-    for file in sorted(folder.rglob("*")):
-        if Image.registered_extensions().get(file.suffix.lower()) not in Image.OPEN:
-            continue
+    for file in find_images(folder):
         try:
             with Image.open(file) as picture:
                 pictures.append(picture.convert("RGB"))
         except OSError as error:
             logger.warning("%s is left out: %s", file, error)
     if not pictures:
-        raise ValueError(f"{folder}: no pictures in this folder")
+        raise ValueError(f"{folder}: no picture in this folder can be read")
     return pictures
 
 
