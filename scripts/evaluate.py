@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from datasets import IterableDataset, disable_progress_bars
+from datasets import disable_progress_bars
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -33,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
         "--data", nargs="+", default=[], metavar="[NAME=]WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
     parser.add_argument("--benchmarks", metavar="ROOT", help=f"folder of any of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--split", help="(default: test if there is one, otherwise the only one or train)")
+    parser.add_argument("--split", help="(default: the only one, among several test)")
     parser.add_argument("--charset", nargs="+", choices=CHARSETS, default=["36"], help="characters to compare")
     parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
     parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
@@ -68,15 +68,6 @@ def name_sets(arguments: argparse.Namespace) -> dict[str, str | Path | None]:
     return sets
 
 
-def load(source: str | Path, split: str | None) -> IterableDataset:
-    if split is None:
-        try:
-            return load_words(source, "test", streaming=True)
-        except ValueError:  # no such split
-            pass
-    return load_words(source, split, streaming=True)
-
-
 @contextmanager
 def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
     """Takes one misread after the other; the file is there once it is whole."""
@@ -106,16 +97,16 @@ def main() -> int:
 
     try:
         sources = name_sets(arguments)
-        words = {name: source and load(source, arguments.split) for name, source in sources.items()}
+        words = {
+            name: source and load_words(source, arguments.split, streaming=True, default_split="test")
+            for name, source in sources.items()
+        }
         for folder in (arguments.output, arguments.misreads and arguments.misreads.parent):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
+        precision = {"dtype": arguments.dtype} if arguments.dtype else {}
+        model, processor = load_reader(arguments.model, arguments.device, **precision)
     except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
-        sys.exit(str(error))
-    options = {"dtype": arguments.dtype} if arguments.dtype else {}
-    try:
-        model, processor = load_reader(arguments.model, arguments.device, **options)
-    except ValueError as error:
         sys.exit(str(error))
     default = model.generation_config.refine_iters
     options = {

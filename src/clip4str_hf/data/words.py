@@ -4,8 +4,9 @@
 import csv
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def load_words(
     source: str | os.PathLike,
     split: str | None = None,
     streaming: bool = False,
+    default_split: str = "train",
     image_column: str = "image",
     text_column: str | None = None,
     cache_dir: str | os.PathLike | None = None,
@@ -55,13 +57,15 @@ def load_words(
         - what `save_to_disk` has written;
         - a parquet file, or a folder of them;
         - an `imagefolder`: images with a `metadata.csv` (`.jsonl`, `.parquet`) of the columns `file_name` and `text`.
-          In a CSV file each text is what is written there, be it `007` or `NA`;
+          In a CSV file each text is what is written there, be it `007` or `NA`. With such a file at the top the
+          folder is one split, without it the folders or files named after splits are;
         - a Hub id, if there is no such file or folder.
 
     Args:
         source (`str` or `os.PathLike`): path or Hub id.
-        split (`str`, *optional*): name of the split. Defaults to the only one, among several to `"train"`.
+        split (`str`, *optional*): name of the split. Defaults to the only one, among several to `default_split`.
         streaming (`bool`, defaults to `False`): read while iterating instead of preparing a copy on the disk first.
+        default_split (`str`, defaults to `"train"`): which of several splits is meant by none.
         image_column (`str`, defaults to `"image"`): column of the images.
         text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, without that to `"label"`.
         cache_dir (`str` or `os.PathLike`, *optional*): where copies are kept, by default the cache of `datasets`.
@@ -85,17 +89,18 @@ def load_words(
     path, kind = Path(source), _kind(source)
     if kind in ("lmdb", "saved", "folder") and kwargs:
         raise ValueError(f"{sorted(kwargs)} do not apply to {source}, which is read without `load_dataset_builder`.")
+    choose_split = partial(_choose_split, source, split, default_split)
     if kind == "lmdb":
-        _choose_split(source, split, ["train"])
+        choose_split(["train"])
         words = load_lmdb(path, streaming, cache_dir, num_proc)
     elif kind == "saved":
-        words = _load_saved(path, split)
+        words = _load_saved(path, choose_split)
     elif kind == "folder":
-        words = _load_image_folder(path, split, text_column, cache_dir, num_proc)
+        words = _load_image_folder(path, choose_split, text_column, cache_dir, num_proc)
     else:
         if kind == "parquet file":
             source, kwargs = "parquet", kwargs | {"data_files": str(path)}
-        words = _load_built(source, split, streaming, cache_dir, num_proc, **kwargs)
+        words = _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
     if streaming and isinstance(words, Dataset):
         words = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
     return _standard_columns(path, words, image_column, text_column)
@@ -238,7 +243,7 @@ def _mark(name: str) -> str | None:
     stem, suffix = os.path.splitext(name.lower())
     if name == "data.mdb":
         return "data"
-    if stem == "metadata" and suffix in (".csv", ".jsonl", ".parquet"):
+    if stem == "metadata" and suffix[1:] in TABLE_KINDS:
         return "metadata"
     if suffix == ".parquet":
         return "parquet"
@@ -246,38 +251,38 @@ def _mark(name: str) -> str | None:
     return "image" if PIL.Image.registered_extensions().get(suffix) in PIL.Image.OPEN else None
 
 
-def _choose_split(source, split: str | None, splits: list[str]) -> str:
-    chosen = split or (splits[0] if len(splits) == 1 else "train")
+def _choose_split(source, split: str | None, default: str, splits: list[str]) -> str:
+    chosen = split or (splits[0] if len(splits) == 1 else default)
     if chosen not in splits:
         raise ValueError(f"{source} has the splits {splits}, not {chosen!r}.")
     return chosen
 
 
-def _load_saved(path: Path, split: str | None) -> Dataset:
+def _load_saved(path: Path, choose_split: Callable) -> Dataset:
     saved = load_from_disk(path)
     if isinstance(saved, DatasetDict):
-        return saved[_choose_split(path, split, list(saved))]
-    _choose_split(path, split, [str(saved.split or "train")])
+        return saved[choose_split(list(saved))]
+    choose_split([str(saved.split or "train")])
     return saved
 
 
-def _load_built(source, split, streaming, cache_dir, num_proc, **kwargs) -> Dataset | IterableDataset:
+def _load_built(source, choose_split: Callable, streaming, cache_dir, num_proc, **kwargs) -> Dataset | IterableDataset:
     builder = load_dataset_builder(str(source), cache_dir=cache_dir, **kwargs)
-    split = _choose_split(source, split, [str(name) for name in builder.config.data_files or ()])
+    split = choose_split([str(name) for name in builder.config.data_files or ()])
     if streaming:
         return builder.as_streaming_dataset(split=split)
     builder.download_and_prepare(num_proc=num_proc)
     return builder.as_dataset(split=split)
 
 
-def _load_image_folder(path: Path, split, text_column, cache_dir, num_proc) -> Dataset:
+def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_dir, num_proc) -> Dataset:
     # Of the images there are paths only: nothing to stream.
     # A table at the top is about the whole folder, whatever files and folders are called: the library would look for
     # splits in names such as `word_train_1.png`, and leave the table itself out of them.
     whole = {"train": "**"} if any((path / f"metadata.{kind}").exists() for kind in TABLE_KINDS) else None
     builder = load_dataset_builder("imagefolder", data_dir=str(path), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
-    split = _choose_split(path, split, list(data_files))
+    split = choose_split(list(data_files))
     tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
     if not tables:
         builder.download_and_prepare(num_proc=num_proc)
