@@ -4,6 +4,7 @@
 import logging
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
@@ -23,6 +24,7 @@ from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendering import WordRenderer
 from clip4str_hf.data.words import clean_words, load_words
 from clip4str_hf.metrics.protocol import word_metrics
+from clip4str_hf.reading import load_reader
 from clip4str_hf.training.column_supervision import ColumnSupervisedTrainer, DataCollatorForColumnSupervision
 
 
@@ -111,7 +113,7 @@ def has_bf16(use_cpu: bool) -> bool:
     return capabilities.get("avx512_bf16", False)
 
 
-def load_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     names = [arguments.model_name_or_path, arguments.clip_name_or_path, arguments.config_name]
     if sum(name is not None for name in names) > 1:
         raise ValueError("Give one of model_name_or_path, clip_name_or_path and config_name.")
@@ -124,8 +126,7 @@ def load_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
     if options:
         raise ValueError("charset belongs to a new reader; a trained one has its own.")
-    name = arguments.model_name_or_path or default_checkpoint()
-    return Clip4STRForSceneTextRecognition.from_pretrained(name), Clip4STRProcessor.from_pretrained(name)
+    return load_reader(arguments.model_name_or_path or default_checkpoint())
 
 
 def load_clean(
@@ -160,30 +161,25 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
 def make_curriculum(arguments: DataArguments, training: TrainingArguments, model, real_words, augmentation):
     if training.max_steps < 1:
         raise ValueError("Words are rendered without end: give max_steps.")
-    words = None
-    if arguments.words is not None:
-        with open(arguments.words, encoding="utf-8") as file:
-            words = file.read().split("\n")
     renderer = WordRenderer(
         arguments.fonts,
-        words,
-        model.config.charset,
-        arguments.backgrounds,
-        arguments.plain_fonts or None,
-        model.config.max_label_length,
+        arguments.words and Path(arguments.words).read_text(encoding="utf-8").splitlines(),
+        charset=model.config.charset,
+        backgrounds=arguments.backgrounds,
+        plain_fonts=arguments.plain_fonts or None,
+        max_length=model.config.max_label_length,
         seed=training.seed,
     )
     step = training.train_batch_size * training.gradient_accumulation_steps * training.world_size
-    training.train_sampling_strategy = "sequential"
     return WordCurriculum(
         renderer,
-        training.max_steps * step,
-        real_words,
-        arguments.real_share,
-        arguments.plain_until,
-        arguments.difficult_from,
-        augmentation,
-        training.seed,
+        num_words=training.max_steps * step,
+        real_words=real_words,
+        real_share=arguments.real_share,
+        plain_until=arguments.plain_until,
+        difficult_from=arguments.difficult_from,
+        augmentation=augmentation,
+        seed=training.seed,
     )
 
 
@@ -200,6 +196,7 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
         num_columns = model.config.image_size[1] // model.config.vision_config.patch_size
         collator = DataCollatorForColumnSupervision(processor, num_columns=num_columns)
         train_words = make_curriculum(arguments, training, model, train_words, augmentation)
+        training.train_sampling_strategy = "sequential"
     else:
         trainer_class, collator = Seq2SeqTrainer, DataCollatorForTextRecognition(processor)
         if augmentation is not None:
@@ -239,7 +236,7 @@ def main():
     if not data_arguments.train_data and not data_arguments.fonts:
         parser.error("give --train_data, --fonts or both")
     set_seed(training.seed)
-    model, processor = load_reader(model_arguments)
+    model, processor = make_reader(model_arguments)
     if model_arguments.num_permutations is not None:
         model.config.num_permutations = model_arguments.num_permutations
     trainer = make_trainer(model, processor, data_arguments, training)
