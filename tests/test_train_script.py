@@ -26,14 +26,6 @@ STEPS = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "st
 SMALL = ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--use_cpu"]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
     """A folder with the configuration of a reader that trains in no time."""

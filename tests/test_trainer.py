@@ -25,15 +25,6 @@ from clip4str_hf.training.collator import DataCollatorForTextRecognition
 WORDS = ["Exit", "STOP", "taxi", "Bank", "24h", "OPEN", "Bus", "new"]
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """So small a model is slower on several; and sums come in one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def processor():
     return Clip4STRProcessor(
