@@ -40,13 +40,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: the checkpoint's)")
     parser.add_argument("--batch-size", type=int, default=32)
-    parser.add_argument("--num-workers", type=int, help="threads that open images")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
     arguments = parser.parse_args()
     if not (arguments.data or arguments.benchmarks):
         parser.error("give words with --data or --benchmarks")
-    for name, least in (("batch_size", 1), ("num_workers", 1), ("refine_iters", 0)):
+    for name, least in (("batch_size", 1), ("num_workers", 0), ("refine_iters", 0)):
         value = getattr(arguments, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} {value} must be at least {least}")

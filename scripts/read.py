@@ -21,10 +21,12 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
     parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")
     arguments = parser.parse_args()
-    if arguments.batch_size < 1:
-        parser.error(f"--batch-size {arguments.batch_size} must be at least 1")
+    for name, least in (("batch_size", 1), ("num_workers", 0)):
+        if getattr(arguments, name) < least:
+            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least {least}")
     return arguments
 
 
@@ -48,7 +50,7 @@ def main() -> int:
         reader = load_reader(arguments.model, arguments.device) if files else None
     except ValueError as error:
         sys.exit(str(error))
-    readings = read_images(files, *reader, arguments.batch_size) if files else []
+    readings = read_images(files, *reader, arguments.batch_size, arguments.num_workers) if files else []
     # On a terminal the answers themselves show how far it is.
     for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
         if "error" in reading:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from conftest import read_texts, tiny_model
 from torch import nn
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import CompileConfig, GenerationConfig, LogitsProcessor, LogitsProcessorList
 
-from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRGenerateOutput
-from clip4str_hf.generation_clip4str import UNSUPPORTED_OPTIONS
+from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRGenerateOutput, generation_clip4str
+from clip4str_hf.generation_clip4str import UNSUPPORTED_OPTIONS, _EndWatch
 
 
 POSITIONS = 26
@@ -87,6 +87,90 @@ def test_prediction_stops_when_every_text_has_ended(reader, words):
 
 def test_processes_that_share_parameters_read_the_same(reader, many_words):
     assert texts(reader, many_words, synced_gpus=True) == texts(reader, many_words)
+
+
+class Calls:
+    """The rows of each call of a function, which is called all the same."""
+
+    def __init__(self, monkeypatch, owner, name):
+        self.rows, function = [], getattr(owner, name)
+
+        def count(rows, *args, **kwargs):
+            self.rows.append(len(rows))
+            return function(rows, *args, **kwargs)
+
+        monkeypatch.setattr(owner, name, count)
+
+
+@pytest.mark.parametrize("options", [{}, {"refine_iters": 2}, {"visual_only": True}, {"max_length": 6}], ids=str)
+def test_what_is_left_out_changes_no_text(reader, many_words, options):
+    """All rows run all steps where processes must stay together: nothing is left out there."""
+    plain, quick = read(reader, many_words, synced_gpus=True, **options), read(reader, many_words, **options)
+    assert quick.sequences.equal(plain.sequences)
+    assert quick.visual_sequences.equal(plain.visual_sequences)
+    torch.testing.assert_close(quick.confidence, plain.confidence)
+
+
+def test_rows_that_have_ended_leave_the_batch(reader, many_words, monkeypatch):
+    steps = Calls(monkeypatch, reader.visual_decoder, "forward").rows
+    texts = read_texts(reader, reader.generate(many_words, visual_only=True))
+    *steps, refinement = steps
+    assert refinement == steps[0] == len(many_words)
+    assert steps == sorted(steps, reverse=True) and len(set(steps)) > 2
+    assert sum(steps) < len(many_words) * (max(map(len, texts)) + 1)
+
+
+def test_the_visual_text_is_the_draft_of_the_cross_modal_one(reader, many_words, monkeypatch):
+    first = read(reader, many_words, refine_iters=0)
+    pairs = zip(read_texts(reader, first.sequences), read_texts(reader, first.visual_sequences))
+    agreeing = torch.tensor([text == visual_text for text, visual_text in pairs])
+    assert 0 < agreeing.sum() < len(agreeing)
+    calls = Calls(monkeypatch, reader.cross_decoder, "forward").rows
+    reader.generate(many_words)
+    assert calls[:2] == [len(agreeing), len(agreeing) - agreeing.sum()]
+    calls.clear()
+    reader.generate(many_words[agreeing])
+    assert calls == [agreeing.sum()] * 2  # the confirmation and the refinement
+
+
+def test_only_captions_that_a_refinement_has_changed_are_encoded_again(reader, many_words, monkeypatch):
+    first, refined = (read(reader, many_words, refine_iters=count).visual_logits.argmax(-1) for count in (0, 1))
+    changed = (reader.captioner(first) != reader.captioner(refined)).any(-1).sum()
+    assert 0 < changed < len(many_words)
+    calls = Calls(monkeypatch, reader, "get_text_features").rows
+    reader.generate(many_words)
+    assert calls == [len(many_words), changed]
+
+
+@pytest.mark.parametrize("options", SOME_MODES, ids=str)
+def test_news_of_ended_rows_may_come_late(reader, many_words, options, monkeypatch):
+    """On an accelerator the host learns of an end some steps after it."""
+    expected = read(reader, many_words, **options)
+
+    class Late(_EndWatch):
+        def __init__(self):
+            self.past = []
+
+        def going_on(self, ended):
+            self.past.append(ended)
+            return super().going_on(self.past[-4] if len(self.past) > 3 else torch.zeros_like(ended))
+
+    monkeypatch.setattr(generation_clip4str, "_EndWatch", Late)
+    late = read(reader, many_words, **options)
+    assert late.sequences.equal(expected.sequences)
+    torch.testing.assert_close(late.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_compiled_reading_is_the_same():
+    model = tiny_model()
+    words = torch.randn(3, 3, 32, 32)
+    torch._dynamo.reset()
+    config = CompileConfig(backend="aot_eager", fullgraph=True, mode=None)
+    for options in ({}, {"refine_iters": 2}, {"visual_only": True}):
+        expected = read(model, words, **options)
+        compiled = read(model, words, compile_config=config, **options)
+        assert compiled.sequences.equal(expected.sequences)
+        torch.testing.assert_close(compiled.logits, expected.logits, rtol=1e-4, atol=1e-4)
 
 
 def test_the_cross_modal_branch_goes_on_after_the_visual_branch(reader, words):

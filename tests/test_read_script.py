@@ -140,6 +140,16 @@ def test_files_are_opened_no_more_than_two_batches_ahead(reader, images):
     assert len(list(readings)) == 19
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_processes_open_what_threads_open(reader, images, batch_size):
+    files = [*find_images(images), images / "notes.txt", images / "missing.png", images / "b.png"]
+    expected = list(read_images(files, *reader, batch_size=batch_size))
+    assert list(read_images(files, *reader, batch_size=batch_size, num_workers=2)) == expected
+    assert sum("error" in reading for reading in expected) == 2
+    with pytest.raises(ValueError, match="num_workers=-1 must be at least 0"):
+        read_images(files, *reader, num_workers=-1)
+
+
 def test_a_batch_without_a_readable_file_is_no_end(reader, images):
     files = [images / "notes.txt", images / "missing.png", images / "b.png"]
     readings = list(read_images(files, *reader, batch_size=1))

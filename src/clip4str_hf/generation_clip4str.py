@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -147,6 +148,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 - `max_length` (`int`, defaults to `max_label_length + 2`): length of `sequences`, begin token
                   included; or `max_new_tokens`.
                 - `output_scores`, `output_attentions`, `return_dict_in_generate` (`bool`): what to return.
+                - `compile_config` (`CompileConfig`): compile the whole reading into one graph of fixed length, on CUDA
+                  a captured one by default. The first call of each batch size takes minutes.
             logits_processor (`LogitsProcessorList`, *optional*):
                 Applied to both branches in every pass, from left to right, with the begin token and the characters
                 before as `input_ids`; so are the processors that options such as `suppress_tokens` stand for.
@@ -173,9 +176,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
             logits_processor=logits_processor,
             device=pixel_values.device,
         )
-        output = self.read(
-            pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus
-        )
+        read = self.read if config.compile_config is None else self._compiled_read(config.compile_config)
+        output = read(pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus)
         if not config.return_dict_in_generate:
             return output.sequences
         if config.output_scores:
@@ -197,11 +199,14 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
             )
         positions = self._positions(generation_config)
-        processor = _Selector(logits_processor, self.config)
+        select = _Selector(logits_processor, self.config)
+        refine_iters = generation_config.refine_iters
         # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
-        # depend on the longest of the batch.
-        stop_early = stop_early and not generation_config.cross_modal_single_pass
-        steps = {"positions": positions, "select": processor, "stop_early": stop_early}
+        # depend on the longest of the batch. A graph that is captured has no data-dependent stop.
+        stop_early = stop_early and not generation_config.cross_modal_single_pass and not torch.compiler.is_compiling()
+        # Where a refinement follows, of the first prediction only the texts count, and work on all else is left out.
+        texts_only = stop_early and refine_iters > 0 and not output_attentions and not select.processors
+        steps = {"positions": positions, "select": select, "stop_early": stop_early, "texts_only": texts_only}
         autoregressive = generation_config.autoregressive
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
@@ -210,23 +215,26 @@ class Clip4STRGenerationMixin(GenerationMixin):
         visual = self._predict(self.visual_decoder, visual_memory, autoregressive, **steps)
         answer = visual
         if not generation_config.visual_only:
+            captions = self.captioner(visual.tokens)
             image_memory = self.cross_decoder.project_memory(features)
-            memory = self._cross_memory(image_memory, self.get_text_features(self.captioner(visual.tokens)))
+            memory = self._cross_memory(image_memory, self.get_text_features(captions))
             if generation_config.cross_modal_single_pass:
-                answer = self._predict_in_one_pass(self.cross_decoder, memory, visual.tokens, processor)
+                answer = self._predict_in_one_pass(self.cross_decoder, memory, visual.tokens, select)
+            elif texts_only and autoregressive:
+                answer = self._predict_with_draft(self.cross_decoder, memory, visual.tokens, steps)
             else:
                 # At least the steps of the visual branch, as in the original, and on until its own rows have ended, so
                 # that a text does not depend on the batch.
                 least = visual.tokens.shape[1]
                 answer = self._predict(self.cross_decoder, memory, autoregressive, **steps, least=least)
 
-        for _ in range(generation_config.refine_iters):
-            visual = self._refine(self.visual_decoder, visual_memory, visual.tokens, positions, processor)
+        for _ in range(refine_iters):
+            visual = self._refine(self.visual_decoder, visual_memory, visual.tokens, positions, select)
             if generation_config.visual_only:
                 answer = visual
             else:
-                memory = self._cross_memory(image_memory, self.get_text_features(self.captioner(visual.tokens)))
-                answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, processor)
+                captions = self._renew_captions(memory, captions, self.captioner(visual.tokens))
+                answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, select)
 
         _, probabilities, in_text = character_probabilities(answer.logits, self.config.eos_token_id)
         return Clip4STRGenerateOutput(
@@ -241,29 +249,70 @@ class Clip4STRGenerationMixin(GenerationMixin):
             visual_cross_attentions=visual.attentions if output_attentions else None,
         )
 
-    def _predict(self, decoder, memory, autoregressive, positions, select, stop_early, least=1) -> Prediction:
-        """From the begin token alone: character after character until every row has ended, or all at once."""
+    def _compiled_read(self, compile_config):
+        if getattr(self, "_read_compile_config", None) != compile_config:
+            self._read_compile_config = compile_config
+            self._read_compiled = torch.compile(self.read, **compile_config.to_dict())
+        return self._read_compiled
+
+    def _predict(
+        self, decoder, memory, autoregressive, positions, select, stop_early, texts_only, least=1
+    ) -> Prediction:
+        """
+        From the begin token alone: character after character until every row has ended, or all at once. With
+        `texts_only` rows that have ended leave, so that there are no logits, and end tokens stand after the end.
+        """
         begin = self._begin(memory)
         if not autoregressive:
             logits, attentions = decoder(begin, memory, num_queries=positions)
             return Prediction(*select(logits), attentions)
-        # A graph that is captured has no data-dependent stop.
-        stop_early = stop_early and not torch.compiler.is_compiling()
-        cache, ids, ended = DynamicCache(), begin, torch.zeros_like(begin, dtype=torch.bool)
-        logits, attentions = [], []
-        for _ in range(positions):
-            step_logits, step_attentions = decoder(ids[:, -1:], memory, cache=cache)
-            scores = select.scores(ids, step_logits[:, -1])
-            token = scores.argmax(-1, keepdim=True)
-            ids = torch.cat([ids, token], dim=1)
-            logits.append(scores)
-            attentions.append(step_attentions)
+        ids = nn.functional.pad(begin, (0, positions), value=self.config.eos_token_id)
+        rows, ended = torch.arange(len(ids), device=ids.device), torch.zeros_like(begin[:, 0], dtype=torch.bool)
+        cache, watch, logits, attentions = DynamicCache(), _EndWatch(), [], []
+        for step in range(positions):
+            step_logits, step_attentions = decoder(ids[rows, step, None], memory, cache=cache)
+            scores = select.scores(ids[:, : step + 1], step_logits[:, -1])
+            token = scores.argmax(-1)
+            ids[rows, step + 1] = token
+            if not texts_only:
+                logits.append(scores)
+                attentions.append(step_attentions)
+            if not stop_early:
+                continue
             ended = ended | (token == self.config.eos_token_id)
-            if stop_early and len(logits) >= least and ended.all():
+            going_on = watch.going_on(ended)
+            if len(going_on) == 0 and step + 1 >= least:
                 break
-        by_layer = zip(*attentions)
+            # Half of them at a time: what leaves is worth the copy of what stays.
+            if texts_only and 2 * len(going_on) <= len(rows):
+                rows, ended, memory = rows[going_on], ended[going_on], _rows_of(memory, going_on)
+                cache.batch_select_indices(going_on)
+                watch = _EndWatch()
+        length = positions if not stop_early else max(least, int(_text_lengths(ids[:, 1:], self.config).max()))
+        tokens = ids[:, 1 : length + 1]
+        if texts_only:
+            return Prediction(tokens, None, ())
+        by_layer = zip(*attentions[:length])
         attentions = tuple(None if layer[0] is None else torch.cat(layer, dim=2) for layer in by_layer)
-        return Prediction(ids[:, 1:], torch.stack(logits, dim=1), attentions)
+        return Prediction(tokens, torch.stack(logits[:length], dim=1), attentions)
+
+    def _predict_with_draft(self, decoder, memory, draft, steps) -> Prediction:
+        """
+        The texts of `_predict`, most of them in one pass: a text that is confirmed character by character, each from
+        those before it, is what predicting them one after the other gives. The branches mostly agree.
+        """
+        own = self._predict_in_one_pass(decoder, memory, draft, steps["select"]).tokens
+        in_text = torch.arange(draft.shape[1], device=draft.device) < _text_lengths(draft, self.config)[:, None]
+        differing = ((own != draft) & in_text).any(-1).nonzero()[:, 0]
+        if len(differing) == 0:
+            return Prediction(draft, None, ())
+        tokens = self._predict(decoder, _rows_of(memory, differing), autoregressive=True, **steps).tokens
+        longest = max(draft.shape[1], tokens.shape[1])
+        draft, tokens = (
+            nn.functional.pad(ids, (0, longest - ids.shape[1]), value=self.config.eos_token_id)
+            for ids in (draft, tokens)
+        )
+        return Prediction(draft.index_copy(0, differing, tokens), None, ())
 
     def _predict_in_one_pass(self, decoder, memory, tokens, select) -> Prediction:
         """Each position sees the characters before it, of another branch."""
@@ -282,6 +331,19 @@ class Clip4STRGenerationMixin(GenerationMixin):
         mask = ((places[None, :] != places[:, None] + 1) & in_text[:, None, :])[:, None]
         logits, attentions = decoder(context, memory, mask, mask)
         return Prediction(*select(logits), attentions)
+
+    def _renew_captions(self, memory, captions, refined):
+        """Puts the features of the captions that a refinement has changed in their place; returns the new captions."""
+        if torch.compiler.is_compiling():
+            changed = torch.arange(len(refined), device=refined.device)
+        else:
+            changed = (refined != captions).any(-1).nonzero()[:, 0]
+        if len(changed):
+            of_texts = self.cross_decoder.project_memory(self.get_text_features(refined[changed]))
+            for kept, new in zip(memory, of_texts):
+                for part, new_part in zip(kept, new):
+                    part[:, :, -refined.shape[1] :][changed] = new_part
+        return refined
 
     def _begin(self, memory):
         keys = memory[0][0]
@@ -308,6 +370,41 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")
         if not isinstance(config.refine_iters, int) or config.refine_iters < 0:
             raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
+
+
+def _rows_of(memory, rows):
+    return [tuple(part[rows] for part in layer) for layer in memory]
+
+
+def _text_lengths(ids, config):
+    """Positions up to the first end token and with it, `(rows,)`; all positions where there is none."""
+    is_end = ids == config.eos_token_id
+    return ((is_end.cumsum(-1) - is_end.long()) == 0).sum(-1)
+
+
+class _EndWatch:
+    """
+    Which rows go on, as far as the host can know without waiting: on a CUDA device what was true some steps ago, since
+    rows that have ended stay so.
+    """
+
+    def __init__(self):
+        self.known = None
+        self.on_the_way = deque()
+
+    def going_on(self, ended: torch.BoolTensor) -> torch.LongTensor:
+        """Indices of the rows that have not ended, on their device."""
+        if not ended.is_cuda:
+            return (~ended).nonzero()[:, 0]
+        copy = ended.to("cpu", non_blocking=True)
+        event = torch.cuda.Event()
+        event.record()
+        self.on_the_way.append((event, copy))
+        if self.known is None:
+            self.known = torch.zeros_like(copy)
+        while self.on_the_way and self.on_the_way[0][0].query():
+            self.known = self.on_the_way.popleft()[1]
+        return (~self.known).nonzero()[:, 0].to(ended.device, non_blocking=True)
 
 
 def _pad_after_end(ids, config):

@@ -221,8 +221,9 @@ class Clip4STRDecoder(nn.Module):
     def _embed(self, input_ids, start):
         embedded = self.embedding_scale * self.character_embedding(input_ids)
         # The begin token has no position; token k >= 1 has that of the query that asked for it.
-        positions = nn.functional.pad(self.position_queries, (0, 0, 1, 0))[:, start : start + input_ids.shape[1]]
-        return self.dropout(embedded + positions)
+        positions = self.position_queries[:, max(start - 1, 0) : start + input_ids.shape[1] - 1]
+        embedded[:, embedded.shape[1] - positions.shape[1] :] += positions
+        return self.dropout(embedded)
 
 
 class Clip4STRPreTrainedModel(PreTrainedModel):

@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading many images: opened in threads, read in batches, answered in their order."""
+"""Reading many images: opened in other threads or processes, read in batches, answered in their order."""
 
+import math
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
@@ -65,7 +67,7 @@ def read_images(
     model: Clip4STRForSceneTextRecognition,
     processor: Clip4STRProcessor,
     batch_size: int = 32,
-    num_workers: int | None = None,
+    num_workers: int = 0,
 ) -> Iterator[dict]:
     """
     Reads image files, of which no more than two batches are in memory.
@@ -75,7 +77,8 @@ def read_images(
         model ([`Clip4STRForSceneTextRecognition`]): the reader, on any device, in evaluation mode.
         processor ([`Clip4STRProcessor`]): the reader's.
         batch_size (`int`, *optional*, defaults to 32): images that the model reads at once.
-        num_workers (`int`, *optional*): threads that open images; by default what `ThreadPoolExecutor` takes.
+        num_workers (`int`, *optional*, defaults to 0): processes that open and resize images while the model reads,
+            which a fast device needs; 0 leaves that to threads of this process.
 
     Returns:
         An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and what
@@ -83,7 +86,7 @@ def read_images(
         cannot be read has `error` (`str`) instead and stops nothing.
 
     Raises:
-        ValueError: if `batch_size` is below 1.
+        ValueError: if `batch_size` is below 1 or `num_workers` below 0.
     """
     readings = read_items(files, os.fspath, model, processor, batch_size, num_workers)
     return ({"file": os.fspath(file), **reading} for file, reading in readings)
@@ -95,7 +98,7 @@ def read_items(
     model: Clip4STRForSceneTextRecognition,
     processor: Clip4STRProcessor,
     batch_size: int = 32,
-    num_workers: int | None = None,
+    num_workers: int = 0,
     **generate_options,
 ) -> Iterator[tuple[Any, dict]]:
     """
@@ -103,7 +106,8 @@ def read_items(
 
     Args:
         items (`Iterable`): what has an image each, in any number.
-        open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads.
+        open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads,
+            or in processes, to which it and the items must pickle.
         model, processor, batch_size, num_workers: as in [`read_images`].
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
@@ -112,38 +116,54 @@ def read_items(
         `char_scores`, or of `error` where the image cannot be read.
 
     Raises:
-        ValueError: if `batch_size` is below 1.
+        ValueError: if `batch_size` is below 1 or `num_workers` below 0.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
+    if num_workers < 0:
+        raise ValueError(f"num_workers={num_workers} must be at least 0.")
     return _read_items(iter(items), open_item, model, processor, batch_size, num_workers, generate_options)
 
 
 def _read_items(items, open_item, model, processor, batch_size, num_workers, generate_options):
-    def pixels(item) -> torch.Tensor:
-        return processor(images=open_item(item), return_tensors="pt").pixel_values
-
-    with ThreadPoolExecutor(num_workers) as pool:
-        opening = deque()
+    workers = num_workers or os.cpu_count() or 1
+    pool = (ProcessPoolExecutor if num_workers else ThreadPoolExecutor)(workers)
+    share = math.ceil(batch_size / workers)  # each worker opens its part of a batch
+    opening = deque()
+    try:
         while batch := list(islice(items, batch_size)):
-            opening.append([(item, pool.submit(pixels, item)) for item in batch])
+            parts = [batch[start : start + share] for start in range(0, len(batch), share)]
+            opening.append((batch, [pool.submit(_open_items, part, open_item, processor) for part in parts]))
             if len(opening) == 2:  # the model reads one batch while the next is opened
-                yield from _read_batch(opening.popleft(), model, processor, generate_options)
-        for batch in opening:
-            yield from _read_batch(batch, model, processor, generate_options)
+                yield from _read_batch(*opening.popleft(), model, processor, generate_options)
+        for batch, parts in opening:
+            yield from _read_batch(batch, parts, model, processor, generate_options)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
-def _read_batch(batch: list[tuple[Any, Future]], model, processor, generate_options) -> Iterator[tuple[Any, dict]]:
-    pixels = [opened.result() for _, opened in batch if opened.exception() is None]
+def _open_items(items, open_item, processor) -> list[np.ndarray | str]:
+    """Pixels `(1, channels, height, width)` of each item, or what is wrong with it."""
+    opened = []
+    for item in items:
+        try:
+            opened.append(processor(images=open_item(item), return_tensors="np").pixel_values)
+        except Exception as error:
+            # The cause says what is wrong with the image; around it stands its place in a batch of one.
+            opened.append(str(error.__cause__ or error))
+    return opened
+
+
+def _read_batch(batch, parts, model, processor, generate_options) -> Iterator[tuple[Any, dict]]:
+    opened = list(chain.from_iterable(part.result() for part in parts))
+    pixels = [pixel_values for pixel_values in opened if not isinstance(pixel_values, str)]
     readings = iter(())
     if pixels:
-        pixel_values = torch.cat(pixels).to(model.device, model.dtype)
+        pixel_values = torch.from_numpy(np.concatenate(pixels)).to(model.device, model.dtype)
         outputs = model.generate(pixel_values, return_dict_in_generate=True, **generate_options)
         readings = iter(processor.post_process_text_recognition(outputs))
-    for item, opened in batch:
-        error = opened.exception()
-        # The cause says what is wrong with the image; around it stands its place in a batch of one.
-        yield item, next(readings) if error is None else {"error": str(error.__cause__ or error)}
+    for item, pixel_values in zip(batch, opened):
+        yield item, {"error": pixel_values} if isinstance(pixel_values, str) else next(readings)
 
 
 __all__ = ["find_images", "load_reader", "read_images", "read_items"]

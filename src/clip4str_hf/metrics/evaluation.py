@@ -22,7 +22,7 @@ def evaluate_words(
     processor: Clip4STRProcessor,
     charset_sizes: Sequence[int | None] = (36,),
     batch_size: int = 32,
-    num_workers: int | None = None,
+    num_workers: int = 0,
     report: Callable[[dict], None] = lambda problem: None,
     **generate_options,
 ) -> dict[str, dict]:
@@ -37,7 +37,7 @@ def evaluate_words(
         processor ([`Clip4STRProcessor`]): the reader's.
         charset_sizes (`Sequence[int]`, defaults to `(36,)`): 36, 62, 94 and `None`, see [`normalize`].
         batch_size (`int`, defaults to 32): images that the model reads at once.
-        num_workers (`int`, *optional*): threads that open images; by default what `ThreadPoolExecutor` takes.
+        num_workers (`int`, *optional*, defaults to 0): processes that open images, threads with 0.
         report (`Callable`, *optional*):
             Called with each word that is misread or not read, as a `dict` of `row` (`int`, from 0), `image` (`str`,
             its path, or `None`) and `label`, and either of `text`, `score` and `charsets` (`list[str]`, under which it
