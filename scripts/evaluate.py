@@ -19,6 +19,7 @@ from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
 from clip4str_hf.metrics.evaluation import CHARSET_NAMES, evaluate_words, make_report, to_markdown
+from clip4str_hf.metrics.model_index import load_card, write_results
 from clip4str_hf.reading import load_reader
 
 
@@ -43,6 +44,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
+    parser.add_argument("--card", type=Path, metavar="FILE", help="model card for the results, made if need be")
     arguments = parser.parse_args()
     if not (arguments.data or arguments.benchmarks):
         parser.error("give words with --data or --benchmarks")
@@ -104,6 +106,8 @@ def main() -> int:
         for folder in (arguments.output, arguments.misreads and arguments.misreads.parent):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
+        if arguments.card and arguments.card.exists():
+            load_card(arguments.card)  # says now, not after the evaluation, that it is none
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         model, processor = load_reader(arguments.model, arguments.device, **precision)
     except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
@@ -147,6 +151,8 @@ def main() -> int:
     if arguments.output:
         (arguments.output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (arguments.output / "results.md").write_text(table, encoding="utf-8")
+    if arguments.card:
+        write_results(arguments.card, result, model)
     return 1 if unreadable else 0
 
 

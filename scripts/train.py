@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
-from transformers import HfArgumentParser, Seq2SeqTrainer, Seq2SeqTrainingArguments, set_seed
+from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
 from clip4str_hf import (
@@ -26,6 +26,7 @@ from clip4str_hf.data.words import clean_words, load_words
 from clip4str_hf.metrics.protocol import word_metrics
 from clip4str_hf.reading import load_reader
 from clip4str_hf.training.column_supervision import ColumnSupervisedTrainer, DataCollatorForColumnSupervision
+from clip4str_hf.training.reader_trainer import ReaderTrainer
 
 
 logger = logging.getLogger(__name__)
@@ -183,7 +184,7 @@ def make_curriculum(arguments: DataArguments, training: TrainingArguments, model
     )
 
 
-def make_trainer(model, processor, arguments: DataArguments, training: TrainingArguments) -> Seq2SeqTrainer:
+def make_trainer(model, processor, arguments: DataArguments, training: TrainingArguments) -> ReaderTrainer:
     with training.main_process_first():
         train_words, validation_words = load_data(arguments, processor, training.seed)
     if validation_words is None:
@@ -198,7 +199,7 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
         train_words = make_curriculum(arguments, training, model, train_words, augmentation)
         training.train_sampling_strategy = "sequential"
     else:
-        trainer_class, collator = Seq2SeqTrainer, DataCollatorForTextRecognition(processor)
+        trainer_class, collator = ReaderTrainer, DataCollatorForTextRecognition(processor)
         if augmentation is not None:
             train_words = augment(train_words, augmentation)
             callbacks.append(augmentation)
@@ -245,6 +246,15 @@ def main():
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
+    # For the card; what is no folder here is on the Hub.
+    sources = {
+        "finetuned_from": model_arguments.clip_name_or_path,
+        "dataset_tags": [source for source in data_arguments.train_data if not Path(source).exists()],
+    }
+    if training.push_to_hub:
+        trainer.push_to_hub(**sources)
+    else:
+        trainer.create_model_card(**sources)
 
 
 def last_checkpoint(folder: str) -> str | None:

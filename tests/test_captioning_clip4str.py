@@ -161,6 +161,7 @@ def test_a_saved_reader_needs_no_merges_file(tmp_path, monkeypatch):
     model = Clip4STRForSceneTextRecognition(tiny_config(text_config=text_config))
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(captioning_clip4str, "MERGES_FILE", tmp_path / "absent.txt.gz")
+    monkeypatch.setattr(captioning_clip4str.logger, "warning_once", pytest.fail)
     loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path)
     ids = spelt(model.config.charset, ["the", "Interesting", "x1"])
     assert loaded.captioner(ids).equal(model.captioner(ids))

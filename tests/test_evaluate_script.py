@@ -13,7 +13,10 @@ from types import SimpleNamespace
 import lmdb
 import pytest
 from datasets import DatasetDict, load_dataset
+from huggingface_hub import ModelCard
 from rapidfuzz.distance import Levenshtein
+
+from clip4str_hf.metrics.model_index import CHARSETS
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
@@ -97,6 +100,7 @@ def benchmarks(tmp_path_factory):
 def test_a_folder_of_words_in_all_charsets(tmp_path):
     misreads, output = tmp_path / "misreads.tsv", tmp_path / "new" / "folder"
     arguments = ["--charset", 36, 62, 94, "--batch-size", 5, "--misreads", misreads, "--output", output]
+    arguments += ["--card", tmp_path / "my-reader" / "README.md"]
     run = python(tmp_path / "home", SCRIPT, "--data", f"crops={WORDS}", *arguments)
     assert (run.returncode, run.stderr) == (0, "")
     labels = dict(csv.reader((WORDS / "metadata.csv").read_text(encoding="utf-8").splitlines()[1:]))
@@ -129,6 +133,14 @@ def test_a_folder_of_words_in_all_charsets(tmp_path):
     assert (result["groups"], result["notes"]) == ({}, [])
     options = {"split": None, "refine_iters": 1, "visual_only": False, "dtype": "float32"}
     assert result["options"] == {"sources": {"crops": str(WORDS)}, **options}
+    card = ModelCard.load(tmp_path / "my-reader" / "README.md")
+    assert card.data.model_name == "my-reader"
+    assert [(figure.dataset_name, figure.metric_name, figure.metric_value) for figure in card.data.eval_results][
+        ::2
+    ] == [
+        ("crops (12 words)", f"Word accuracy in %, {name}", round(100 * accuracy[charset], 2))
+        for charset, name in list(CHARSETS.items())[:3]
+    ]
     assert run.stdout == (output / "results.md").read_text(encoding="utf-8")
     cells = [cell.strip() for cell in run.stdout.splitlines()[4].split("|")[1:-1]]
     assert cells[0] == "crops"

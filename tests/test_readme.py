@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from clip4str_hf import default_checkpoint
+
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -86,5 +88,20 @@ def test_the_command_that_trains_from_nothing(folder):
 def test_the_commands_on_words(folder):
     assert "1000 words in" in run(folder, "python scripts/render_words.py")
     assert "12 words" in run(folder, "python scripts/prepare_dataset.py")
-    assert "| words |" in run(folder, "python scripts/evaluate.py")
+    assert "| words |" in run(folder, "python scripts/evaluate.py --data")
     assert (folder / "misreads.tsv").exists() and (folder / "results" / "results.json").exists()
+
+
+def test_the_commands_that_fill_a_card_and_publish(folder):
+    """All but the upload."""
+    reader = folder / "fine-tuned-reader"
+    if not reader.exists():  # the command that fine-tunes was not run before
+        shutil.copytree(default_checkpoint(), reader)
+    run(folder, "python scripts/evaluate.py --model")
+    card = (reader / "README.md").read_text(encoding="utf-8")
+    assert "| words (12 words) | refine_iters 1," in card
+    assert "[More Information Needed]" in card
+    card = card.replace("[More Information Needed]", "Told.").replace("---\n", "---\nlicense: mit\n", 1)
+    (reader / "README.md").write_text(card, encoding="utf-8")
+    printed = run(folder, "python scripts/push_checkpoint.py", "--dry-run")
+    assert "model.safetensors" in printed and "Fit for me/my-reader" in printed

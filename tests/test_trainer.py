@@ -8,6 +8,7 @@ import pytest
 import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
+from huggingface_hub import ModelCard
 from PIL import Image, ImageDraw, ImageFont
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
@@ -20,6 +21,7 @@ from clip4str_hf import (
     optimizer_groups,
 )
 from clip4str_hf.training.collator import DataCollatorForTextRecognition
+from clip4str_hf.training.reader_trainer import ReaderTrainer
 
 
 WORDS = ["Exit", "STOP", "taxi", "Bank", "24h", "OPEN", "Bus", "new"]
@@ -76,7 +78,7 @@ def make_trainer(folder, processor, words, model=None, trainer_class=Trainer, tr
         "use_cpu": True,
         "remove_unused_columns": False,
     } | options
-    arguments_class = Seq2SeqTrainingArguments if trainer_class is Seq2SeqTrainer else TrainingArguments
+    arguments_class = TrainingArguments if trainer_class is Trainer else Seq2SeqTrainingArguments
     return trainer_class(
         model=make_model() if model is None else model,
         args=arguments_class(**arguments),
@@ -298,3 +300,32 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(tmp_path, processor,
     assert norms[0] == pytest.approx(norms[1], rel=1e-4)
     for name, tensor in updated[0].items():
         torch.testing.assert_close(updated[1][name], tensor, rtol=1e-4, atol=1e-6)
+
+
+def test_the_card_that_the_reader_trainer_writes(processor, words, tmp_path):
+    options = {"compute_metrics": word_accuracy(processor)}
+    trainer = make_trainer(
+        str(tmp_path / "my-reader"),
+        processor,
+        words,
+        trainer_class=ReaderTrainer,
+        trainer_options=options,
+        predict_with_generate=True,
+        learning_rate=0.00125,
+    )
+    trainer.train()
+    accuracy = trainer.evaluate()["eval_word_accuracy"]
+    trainer.create_model_card(finetuned_from="openai/clip-vit-base-patch16", dataset_tags=["me/words"], tags="plates")
+    card = ModelCard.load(tmp_path / "my-reader" / "README.md")
+    assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-to-text")
+    assert card.data.tags == ["scene-text-recognition", "ocr", "clip4str", "plates", "generated_from_trainer"]
+    assert (card.data.base_model, card.data.datasets) == ("openai/clip-vit-base-patch16", ["me/words"])
+    # A figure without its protocol is no entry of an index of results.
+    assert (card.data.metrics, card.data.eval_results) == (["accuracy"], None)
+    assert f"- Word Accuracy: {accuracy}" in card.text and "- learning_rate: 0.00125" in card.text
+    assert "# my-reader" in card.text and "32 x 64 pixels" in card.text
+    assert "from scratch" not in card.text and "More information needed" not in card.text
+
+    trainer.create_model_card()
+    card = ModelCard.load(tmp_path / "my-reader" / "README.md")
+    assert (card.data.base_model, card.data.datasets) == (None, None)

@@ -76,8 +76,8 @@ class Clip4STRCaptioner(nn.Module):
         init.copy_(self.symbols, torch.tensor([*rows, [BLANK] * width]))
 
     def fill_merges(self):
-        """Fills the merge table from CLIP's own list, which is package data."""
-        if not len(self.merge_keys):
+        """Fills the merge table from CLIP's own list, which is package data, unless it was loaded with the weights."""
+        if not len(self.merge_keys) or getattr(self.merge_keys, "_is_hf_initialized", False):
             return
         if not MERGES_FILE.exists():
             logger.warning_once(

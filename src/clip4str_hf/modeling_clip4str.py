@@ -17,6 +17,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS, PreTrainedModel
 from transformers.utils import ModelOutput
 
 from .captioning_clip4str import Clip4STRCaptioner
+from .card_clip4str import TAGS, complete_card
 from .configuration_clip4str import Clip4STRConfig
 from .generation_clip4str import Clip4STRGenerationMixin
 
@@ -279,6 +280,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def __init__(self, config: Clip4STRConfig):
         super().__init__(config)
+        self.model_tags = [*TAGS]  # of the model's own, as pushing adds to the list
         self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
         self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config)
         self.captioner = Clip4STRCaptioner(config)
@@ -502,6 +504,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         seen = (context != self.config.eos_token_id) & (context != self.config.pad_token_id)
         images = len(context) // len(permutations)
         return tuple((mask.repeat(images, 1, 1) & seen[:, None, :])[:, None] for mask in (query_mask, content_mask))
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # `push_to_hub` comes here with the folder that it is about to upload, and an empty form for a card.
+        complete_card(working_dir, self, repo_id, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def _freeze_layers(self):
         text, vision = self.text_tower.text_model, self.vision_tower.vision_model

@@ -37,12 +37,7 @@ class Clip4STRPipeline(Pipeline):
     _load_feature_extractor = False
 
     def __init__(self, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor | None = None, **kwargs):
-        if processor is None:
-            source = model.config.name_or_path
-            processor = (
-                Clip4STRProcessor.from_pretrained(source) if source else Clip4STRProcessor.from_config(model.config)
-            )
-        super().__init__(model=model, processor=processor, **kwargs)
+        super().__init__(model=model, processor=processor or _find_processor(model), **kwargs)
 
     def __call__(self, inputs=None, text=None, images=None, **kwargs):
         """
@@ -85,6 +80,18 @@ class Clip4STRPipeline(Pipeline):
     def postprocess(self, model_outputs):
         words = self.processor.post_process_text_recognition(model_outputs["logits"])
         return [{"generated_text": word["text"], "score": word["score"]} for word in words]
+
+
+def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor:
+    source = model.config.name_or_path
+    if not source:
+        return Clip4STRProcessor.from_config(model.config)
+    try:
+        return Clip4STRProcessor.from_pretrained(source)
+    except OSError as error:
+        raise OSError(
+            f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
+        ) from error
 
 
 def _refuse_prompt(text):

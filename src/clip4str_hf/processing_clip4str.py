@@ -3,11 +3,13 @@
 
 import math
 import os
+from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, BatchFeature
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 
+from .card_clip4str import has_card
 from .configuration_clip4str import DEFAULT_CHARSET, Clip4STRConfig
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
@@ -164,6 +166,12 @@ class Clip4STRProcessor(ProcessorMixin):
         probabilities, ids = logits.float().softmax(-1).max(-1)
         # Ids are small enough to be exact as floats: one transfer for both.
         return [self._read(*row) for row in torch.stack((ids, probabilities), dim=1).tolist()]
+
+    def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
+        # `push_to_hub` brings an empty form for a card, in whose place the model's brings a filled one.
+        if "README.md" not in files_timestamps and not has_card(repo_id, kwargs.get("token")):
+            Path(working_dir, "README.md").unlink(missing_ok=True)
+        return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
 
     def _read(self, ids: list[float], probabilities: list[float]) -> dict:
         end = self.tokenizer.eos_token_id

@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from transformers import BatchFeature, Seq2SeqTrainer
+from transformers import BatchFeature
 
 from ..modeling_clip4str import IGNORE_INDEX, Clip4STRForSceneTextRecognition
 from .collator import DataCollatorForTextRecognition
+from .reader_trainer import ReaderTrainer
 
 
 @dataclass
@@ -65,8 +66,8 @@ def column_loss(
     return losses / (column_labels != IGNORE_INDEX).sum().clamp(min=1)
 
 
-class ColumnSupervisedTrainer(Seq2SeqTrainer):
-    """[`Seq2SeqTrainer`] that adds [`column_loss`] to the model's own where the batch has `column_labels`."""
+class ColumnSupervisedTrainer(ReaderTrainer):
+    """[`ReaderTrainer`] that adds [`column_loss`] to the model's own where the batch has `column_labels`."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         column_labels = inputs.pop("column_labels", None)

@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Publishing a reader: a complete copy of it, what is wrong with it, and one commit on the Hub."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
+from huggingface_hub.utils import validate_repo_id
+from PIL import Image, ImageDraw, ImageFont
+
+# The client of huggingface_hub: the package behind it differs from one version to the next.
+from transformers.image_utils import httpx
+
+from .card_clip4str import MISSING, NO_REPO
+from .modeling_clip4str import Clip4STRForSceneTextRecognition
+from .processing_clip4str import Clip4STRProcessor
+
+
+# Reads as one who has the folder and Transformers, but not this package.
+STRANGER = """
+import importlib.abc, json, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "clip4str_hf":
+            raise ModuleNotFoundError(name)
+
+sys.meta_path.insert(0, Hide())
+from transformers import pipeline
+print(json.dumps(pipeline("image-to-text", model=sys.argv[1], trust_remote_code=True)(sys.argv[2])[0]))
+"""
+# transformers' drafts of a card have theirs, written like this or like `MISSING`.
+PLACEHOLDER = re.compile(rf"{re.escape(MISSING)}|^More information needed$", flags=re.MULTILINE)
+
+
+def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: str, card: str | os.PathLike):
+    """
+    Writes a reader as it must be on the Hub: weights, configurations, processor, the code of the model, and its card.
+
+    Args:
+        folder (`str` or `os.PathLike`): the reader, saved by this package, `Trainer` or transformers.
+        copy (`str` or `os.PathLike`): an empty folder.
+        repo_id (`str`): where it will be, for a card that does not name it yet.
+        card (`str` or `os.PathLike`): the file of its card.
+
+    Raises:
+        ValueError: if the reader cannot be loaded, weights are missing or there is no card; the message says why.
+    """
+    if not Path(card).exists():
+        raise ValueError(f"There is no card {card}: scripts/evaluate.py --card makes one, with measured results.")
+    text = Path(card).read_text(encoding="utf-8")
+    try:
+        model, report = Clip4STRForSceneTextRecognition.from_pretrained(
+            folder, output_loading_info=True, local_files_only=True
+        )
+        processor = Clip4STRProcessor.from_pretrained(folder, local_files_only=True)
+    except (OSError, RuntimeError, ValueError) as error:
+        raise ValueError(f"{folder} cannot be loaded: {error}") from error
+    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
+    if wrong:
+        raise ValueError(f"The weights of {folder} do not fit its configuration: {wrong}.")
+    model.save_pretrained(copy)
+    processor.save_pretrained(copy)
+    Path(copy, "README.md").write_text(text.replace(NO_REPO, repo_id), encoding="utf-8")
+
+
+def problems_of_card(card: ModelCard) -> list[str]:
+    """What a card must tell before others can use the reader, and does not."""
+    needed = {"library_name": "transformers", "pipeline_tag": "image-to-text"}
+    problems = [
+        f"{field}: {value} is missing" for field, value in needed.items() if getattr(card.data, field) != value
+    ]
+    if not card.data.license:
+        problems.append("license is missing")
+    sections = re.split(r"^#+ (.+)$", f"# before any heading\n{card.text}", flags=re.MULTILINE)
+    for heading, text in zip(sections[1::2], sections[2::2]):
+        if PLACEHOLDER.search(text):
+            problems.append(f"{heading}: to be filled in")
+    if not "".join(sections[2::2]).strip():
+        problems.append("there is no text")
+    return problems
+
+
+def read_as_stranger(folder: str | os.PathLike, image: str | os.PathLike) -> dict:
+    """
+    Reads an image in a fresh interpreter that has no access to this package or to the network.
+
+    Returns:
+        `dict`: `generated_text` and `score`.
+
+    Raises:
+        ValueError: if that fails; the message is the end of what the interpreter said.
+    """
+    with tempfile.TemporaryDirectory() as cache:
+        run = subprocess.run(
+            [sys.executable, "-c", STRANGER, os.fspath(folder), os.fspath(image)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
+        )
+    if run.returncode:
+        raise ValueError(f"{image} cannot be read with it: {run.stderr.strip().splitlines()[-1]}")
+    return json.loads(run.stdout.splitlines()[-1])
+
+
+def draw_sample(path: str | os.PathLike, charset: str):
+    """Draws a word of the charset with Pillow's own font."""
+    word = "".join(character for character in "Exit" if character in charset) or charset[:4]
+    font = ImageFont.load_default(size=32)
+    image = Image.new("RGB", (int(font.getlength(word)) + 16, 48), "white")
+    ImageDraw.Draw(image).text((8, 4), word, "black", font)
+    image.save(path)
+
+
+def check_destination(repo_id: str):
+    """
+    Raises:
+        ValueError: if `repo_id` is not `OWNER/NAME`.
+    """
+    validate_repo_id(repo_id)  # a ValueError
+    if "/" not in repo_id:
+        raise ValueError(f"{repo_id} must be OWNER/NAME.")
+
+
+def push(
+    folder: str | os.PathLike,
+    repo_id: str,
+    private: bool = False,
+    revision: str | None = None,
+    commit_message: str = "Upload reader",
+) -> CommitInfo:
+    """
+    Uploads the files of a folder in a single commit: others see all of it or what was there before.
+
+    Args:
+        folder (`str` or `os.PathLike`): what [`complete_copy`] wrote.
+        repo_id (`str`): the repository, which is made if there is none.
+        private (`bool`, *optional*, defaults to `False`): whether only its owner sees it.
+        revision (`str`, *optional*): a branch, which is made if there is none. Defaults to `main`.
+        commit_message (`str`, *optional*): what its history says.
+
+    Raises:
+        ValueError: if `private` is asked for and the repository is there and public.
+        OSError: if the Hub cannot be reached or refuses.
+    """
+    api = HfApi()
+    # Not `upload_folder`, which commits large folders in parts.
+    operations = [CommitOperationAdd(path.name, path) for path in list_files(folder)]
+    try:
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        if private and not api.model_info(repo_id).private:
+            raise ValueError(f"{repo_id} is there already and public: nothing was uploaded.")
+        if revision is not None:
+            api.create_branch(repo_id, branch=revision, exist_ok=True)
+        return api.create_commit(repo_id, operations, commit_message=commit_message, revision=revision)
+    except httpx.HTTPError as error:
+        raise OSError(str(error)) from error
+
+
+def list_files(folder: str | os.PathLike) -> list[Path]:
+    """The files of a folder, by name."""
+    return sorted(path for path in Path(folder).iterdir() if path.is_file())
+
+
+__all__ = [
+    "check_destination",
+    "complete_copy",
+    "draw_sample",
+    "list_files",
+    "problems_of_card",
+    "push",
+    "read_as_stranger",
+]

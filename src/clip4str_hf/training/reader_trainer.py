@@ -1,0 +1,51 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The trainer of `scripts/train.py`: transformers' own, with a model card that tells what a reader is."""
+
+import os
+import re
+
+from huggingface_hub import ModelCard
+from transformers import Seq2SeqTrainer
+
+from ..card_clip4str import MISSING, NO_REPO, TAGS, reader_card
+
+
+# What of the card that `Trainer` writes is worth keeping.
+RESULTS = re.compile(r"It achieves the following results on the evaluation set:\n.*?(?=\n\n)", flags=re.DOTALL)
+PROCEDURE = re.compile(r"(?<=## Training procedure\n\n).*", flags=re.DOTALL)
+
+
+class ReaderTrainer(Seq2SeqTrainer):
+    """
+    [`Seq2SeqTrainer`], of which `create_model_card`, and so `push_to_hub`, writes the card of a reader: what it is,
+    how to read with it, and how it was trained. `Trainer`'s own draft takes a reader that was loaded from a folder for
+    one that was trained from scratch, and the way its words were stored ("imagefolder") for the name of a data set.
+    """
+
+    def create_model_card(self, *args, dataset_tags=None, dataset_args=None, **kwargs):
+        """Writes `README.md` into the output folder; the arguments are those of [`Trainer`]."""
+        super().create_model_card(*args, dataset_tags=dataset_tags or [], dataset_args=dataset_args or [], **kwargs)
+        if not self.is_world_process_zero():
+            return
+        path = os.path.join(self.args.output_dir, "README.md")
+        draft = ModelCard.load(path)
+        results, procedure = RESULTS.search(draft.text), PROCEDURE.search(draft.text)
+        name = draft.data.model_name or os.path.basename(os.path.abspath(self.args.output_dir))
+        card = reader_card(
+            self.accelerator.unwrap_model(self.model),
+            name,
+            self.hub_model_id or self.args.hub_model_id or NO_REPO,
+            draft.data.base_model,
+            results=results[0] if results else MISSING,
+            training_procedure=procedure[0].strip() if procedure else MISSING,
+        )
+        known = draft.data.to_dict() | {"tags": [*TAGS, *(tag for tag in draft.data.tags if tag not in TAGS)]}
+        known.pop("model-index", None)  # empty, or figures without their protocol
+        for field, value in known.items():
+            card.data[field] = value
+        if results and "Word Accuracy" in results[0]:
+            card.data.metrics = ["accuracy"]
+        card.save(path)
+
+
+__all__ = ["ReaderTrainer"]
