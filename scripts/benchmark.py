@@ -300,11 +300,15 @@ def matrix_share(model, clock: Clock, batch_size: int) -> dict:
     side = 8192 if model.device.type == "cuda" else 1024
     matrix = torch.randn(side, side, device=model.device, dtype=model.dtype)
     calls = {"encoder": partial(encode, model, images), "generate": partial(model.generate, images)}
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    model.requires_grad_(False)  # the counter hooks onto gradients where there might be any
     flops = {}
     for name, call in calls.items():
         with FlopCounterMode(display=False) as counter:
             call()
         flops[name] = counter.get_total_flops()
+    for parameter in trained:
+        parameter.requires_grad_(True)
     product, *times = clock.seconds(lambda: matrix @ matrix, *calls.values())
     rate = 2 * side**3 / product
     row = {"batch": batch_size, "matrix TFLOP/s": rate / 1e12}
