@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
 from clip4str_hf.data.rendering import WordRenderer
@@ -20,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("output", help="a new folder of images with metadata.csv, or with --sheet an image file")
     parser.add_argument("--fonts", nargs="+", required=True, help="font files, or folders of them")
     parser.add_argument("--words", type=Path, help="file with a word on each line (default: random strings)")
-    parser.add_argument("--charset", default="".join(DEFAULT_CHARSET), help="characters that may occur")
+    parser.add_argument("--charset", default=DEFAULT_CHARSET, help="characters that may occur, or @FILE of them")
     parser.add_argument("--backgrounds", help="folder of pictures without text")
     parser.add_argument("--random-share", type=float, default=0.15, help="share of random strings")
     parser.add_argument("--max-length", type=int, default=25, help="characters of the longest word")
@@ -37,7 +38,7 @@ def main():
         renderer = WordRenderer(
             arguments.fonts,
             arguments.words and arguments.words.read_text(encoding="utf-8").splitlines(),
-            arguments.charset,
+            read_charset(arguments.charset),
             arguments.backgrounds,
             max_length=arguments.max_length,
             random_share=arguments.random_share,
