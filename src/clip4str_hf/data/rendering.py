@@ -157,12 +157,16 @@ class WordRenderer:
     def _pick(self, rng, difficulty, longest, random_share) -> tuple[Font, str]:
         """A font and a text that it can draw."""
         fonts = self.plain_fonts if rng.random() >= difficulty else self.fonts
-        for _ in range(200):
-            font = load_font(fonts[rng.integers(len(fonts))], self.charset)
-            text = font.spell(self._text(rng, longest, random_share))
-            if text is not None and set(self.charset).issuperset(text):
-                return font, text
-        raise ValueError(f"None of 200 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
+        for _ in range(10):
+            text = None
+            # Another font for this text, not another text: most fonts have digits, and few other scripts.
+            for _ in range(50):
+                font = load_font(fonts[rng.integers(len(fonts))], self.charset)
+                text = text or self._text(rng, longest, random_share)
+                spelt = font.spell(text)
+                if spelt is not None and set(self.charset).issuperset(spelt):
+                    return font, spelt
+        raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
 
     def _text(self, rng, longest, random_share) -> str:
         if rng.random() < random_share or not self.words:
