@@ -21,6 +21,9 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument(
+        "--rotate", action="store_true", help="read tall images turned to either side too, and keep the surest answer"
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")
     arguments = parser.parse_args()
     if arguments.batch_size < 1:
@@ -48,7 +51,8 @@ def main() -> int:
         reader = load_reader(arguments.model, arguments.device) if files else None
     except ValueError as error:
         sys.exit(str(error))
-    readings = read_images(files, *reader, arguments.batch_size) if files else []
+    options = {"batch_size": arguments.batch_size, "rotate_vertical": arguments.rotate}
+    readings = read_images(files, *reader, **options) if files else []
     # On a terminal the answers themselves show how far it is.
     for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
         if "error" in reading:

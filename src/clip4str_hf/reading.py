@@ -5,15 +5,22 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
 import torch
 from PIL import Image
 
+from .image_processing_clip4str import to_rgb
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
+
+
+# Height over width from which on a word may run upwards or downwards.
+VERTICAL_RATIO = 1.5
 
 
 def load_reader(
@@ -66,6 +73,7 @@ def read_images(
     processor: Clip4STRProcessor,
     batch_size: int = 32,
     num_workers: int | None = None,
+    rotate_vertical: bool = False,
 ) -> Iterator[dict]:
     """
     Reads image files, of which no more than two batches are in memory.
@@ -76,6 +84,9 @@ def read_images(
         processor ([`Clip4STRProcessor`]): the reader's.
         batch_size (`int`, *optional*, defaults to 32): images that the model reads at once.
         num_workers (`int`, *optional*): threads that open images; by default what `ThreadPoolExecutor` takes.
+        rotate_vertical (`bool`, *optional*, defaults to `False`):
+            Whether images more than 1.5 times as high as wide are read three times, as they are and turned by 90
+            degrees either way; the answer is the most confident one.
 
     Returns:
         An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and what
@@ -85,7 +96,7 @@ def read_images(
     Raises:
         ValueError: if `batch_size` is below 1.
     """
-    readings = read_items(files, os.fspath, model, processor, batch_size, num_workers)
+    readings = read_items(files, os.fspath, model, processor, batch_size, num_workers, rotate_vertical=rotate_vertical)
     return ({"file": os.fspath(file), **reading} for file, reading in readings)
 
 
@@ -96,6 +107,8 @@ def read_items(
     processor: Clip4STRProcessor,
     batch_size: int = 32,
     num_workers: int | None = None,
+    post_process: Callable[[Any], list[dict]] | None = None,
+    rotate_vertical: bool = False,
     **generate_options,
 ) -> Iterator[tuple[Any, dict]]:
     """
@@ -104,7 +117,9 @@ def read_items(
     Args:
         items (`Iterable`): what has an image each, in any number.
         open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads.
-        model, processor, batch_size, num_workers: as in [`read_images`].
+        model, processor, batch_size, num_workers, rotate_vertical: as in [`read_images`].
+        post_process (`Callable`, *optional*): makes a `dict` of each row of what `generate` gives, by default the
+            processor's `post_process_text_recognition`.
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
     Returns:
@@ -116,34 +131,51 @@ def read_items(
     """
     if batch_size < 1:
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
-    return _read_items(iter(items), open_item, model, processor, batch_size, num_workers, generate_options)
+    post_process = post_process or processor.post_process_text_recognition
+    read_batch = partial(_read_batch, model=model, post_process=post_process, generate_options=generate_options)
 
-
-def _read_items(items, open_item, model, processor, batch_size, num_workers, generate_options):
     def pixels(item) -> torch.Tensor:
-        return processor(images=open_item(item), return_tensors="pt").pixel_values
+        image = open_item(item)
+        images = _turns(*processor.image_processor.fetch_images(image)) if rotate_vertical else image
+        return processor(images=images, return_tensors="pt").pixel_values
 
+    return _read_items(iter(items), pixels, batch_size, num_workers, read_batch)
+
+
+def _turns(image) -> list[Image.Image]:
+    """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
+    image = to_rgb(image, None)
+    if image.height <= VERTICAL_RATIO * image.width:
+        return [image]
+    return [image, *(image.transpose(turn) for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270))]
+
+
+def _read_items(items, pixels, batch_size, num_workers, read_batch):
     with ThreadPoolExecutor(num_workers) as pool:
         opening = deque()
         while batch := list(islice(items, batch_size)):
             opening.append([(item, pool.submit(pixels, item)) for item in batch])
             if len(opening) == 2:  # the model reads one batch while the next is opened
-                yield from _read_batch(opening.popleft(), model, processor, generate_options)
+                yield from read_batch(opening.popleft())
         for batch in opening:
-            yield from _read_batch(batch, model, processor, generate_options)
+            yield from read_batch(batch)
 
 
-def _read_batch(batch: list[tuple[Any, Future]], model, processor, generate_options) -> Iterator[tuple[Any, dict]]:
+def _read_batch(batch: list[tuple[Any, Future]], model, post_process, generate_options) -> Iterator[tuple[Any, dict]]:
     pixels = [opened.result() for _, opened in batch if opened.exception() is None]
     readings = iter(())
     if pixels:
+        # An image has several rows if it was turned.
         pixel_values = torch.cat(pixels).to(model.device, model.dtype)
         outputs = model.generate(pixel_values, return_dict_in_generate=True, **generate_options)
-        readings = iter(processor.post_process_text_recognition(outputs))
+        readings = iter(post_process(outputs))
     for item, opened in batch:
         error = opened.exception()
-        # The cause says what is wrong with the image; around it stands its place in a batch of one.
-        yield item, next(readings) if error is None else {"error": str(error.__cause__ or error)}
+        if error is None:
+            yield item, max(islice(readings, len(opened.result())), key=itemgetter("score"))
+        else:
+            # The cause says what is wrong with the image; around it stands its place in a batch of one.
+            yield item, {"error": str(error.__cause__ or error)}
 
 
 __all__ = ["find_images", "load_reader", "read_images", "read_items"]
