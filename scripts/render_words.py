@@ -10,7 +10,7 @@ from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
 from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
-from clip4str_hf.data.rendering import WordRenderer
+from clip4str_hf.data.rendering import WordRenderer, find_complete_font
 
 
 SHEET_WORDS = 100
@@ -48,7 +48,9 @@ def main():
         words = WordCurriculum(renderer, num_words, plain_until=0, difficult_from=0, seed=arguments.seed)
         if arguments.sheet:
             rows = [words[index] for index in range(len(words))]
-            contact_sheet([row["image"] for row in rows], [row["text"] for row in rows]).save(arguments.output)
+            images, labels = ([row[column] for row in rows] for column in ("image", "text"))
+            font = find_complete_font(arguments.fonts, set("".join(labels)))
+            contact_sheet(images, labels, font=font).save(arguments.output)
             return
         start = time.perf_counter()
         write_word_folder(words, arguments.output, arguments.num_workers)
