@@ -66,11 +66,11 @@ def test_error_of_nonsense_is_refused(scores, correct, num_bins, message):
 
 @pytest.mark.parametrize("sharpening", [0.5, 1.0, 3.0])
 def test_the_temperature_is_found_again_and_calibrates(sharpening):
-    words = sampled_words(2000, sharpening)
+    words = sampled_words(3000, sharpening)
     temperature = fit_temperature(words[::2])
     assert temperature == pytest.approx(sharpening, rel=0.15)
     before, after = calibration_errors(words[1::2]), calibration_errors(words[1::2], temperature)
-    assert after["words"] < 0.03 and after["characters"] < 0.03
+    assert after["words"] < 0.04 and after["characters"] < 0.04
     if sharpening != 1.0:
         assert before["words"] > 0.1 and before["characters"] > 0.1
 

@@ -114,15 +114,15 @@ def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0, nu
     Returns:
         `dict`: `"words"` and `"characters"`.
     """
-    scores, correct = [], []
-    for word in words:
-        _, probabilities, _ = character_probabilities(word.logits[None] / temperature)
-        scores += probabilities[0, : len(word.characters)].tolist()
-        correct += word.characters
-    confidences = word_confidences(words, temperature).clamp(max=1.0)
+    flat, divisor = _Words(words), torch.tensor(temperature, dtype=torch.float64)
+    characters = [right for word in words for right in word.characters]
     return {
-        "words": expected_calibration_error(confidences, [word.is_correct for word in words], num_bins),
-        "characters": expected_calibration_error(scores, correct, num_bins),
+        "words": expected_calibration_error(
+            flat.log_confidences(divisor).exp(), [word.is_correct for word in words], num_bins
+        ),
+        "characters": expected_calibration_error(
+            flat.log_probabilities(divisor)[flat.is_character].exp(), characters, num_bins
+        ),
     }
 
 
@@ -182,10 +182,16 @@ class _Words:
         # The likeliest class has logit 0, so that its log probability is minus the log-sum-exp of all.
         self.logits = logits - logits.max(-1, keepdim=True).values
         self.index = torch.repeat_interleave(torch.tensor([len(word.logits) for word in words]))
+        # Of the positions of a word all are characters but the end.
+        self.is_character = torch.cat([torch.arange(len(word.logits)) < len(word.characters) for word in words])
         self.num_words = len(words)
 
+    def log_probabilities(self, temperature: torch.Tensor) -> torch.Tensor:
+        # Not above 0 by rounding.
+        return -(self.logits / temperature).logsumexp(-1).clamp(min=0)
+
     def log_confidences(self, temperature: torch.Tensor) -> torch.Tensor:
-        log_probabilities = -(self.logits / temperature).logsumexp(-1)
+        log_probabilities = self.log_probabilities(temperature)
         return log_probabilities.new_zeros(self.num_words).index_add(0, self.index, log_probabilities)
 
 
