@@ -115,7 +115,7 @@ def main() -> int:
     default = model.generation_config.refine_iters
     options = {
         "refine_iters": default if arguments.refine_iters is None else arguments.refine_iters,
-        "visual_only": arguments.visual_only,
+        "visual_only": arguments.visual_only or model.generation_config.visual_only,
     }
     charset_sizes = [CHARSETS[name] for name in arguments.charset]
     sets = dict.fromkeys(words)

@@ -22,6 +22,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
+    parser.add_argument(
+        "--rotate", action="store_true", help="read tall images turned to either side too, and keep the surest answer"
+    )
     parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")
     arguments = parser.parse_args()
     for name, least in (("batch_size", 1), ("num_workers", 0)):
@@ -50,7 +53,9 @@ def main() -> int:
         reader = load_reader(arguments.model, arguments.device) if files else None
     except ValueError as error:
         sys.exit(str(error))
-    readings = read_images(files, *reader, arguments.batch_size, arguments.num_workers) if files else []
+    options = {"rotate_vertical": arguments.rotate}
+    options |= {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
+    readings = read_images(files, *reader, **options) if files else []
     # On a terminal the answers themselves show how far it is.
     for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
         if "error" in reading:

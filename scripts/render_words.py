@@ -7,9 +7,10 @@ import time
 from pathlib import Path
 
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
-from clip4str_hf.data.rendering import WordRenderer
+from clip4str_hf.data.rendering import WordRenderer, find_complete_font
 
 
 SHEET_WORDS = 100
@@ -20,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("output", help="a new folder of images with metadata.csv, or with --sheet an image file")
     parser.add_argument("--fonts", nargs="+", required=True, help="font files, or folders of them")
     parser.add_argument("--words", type=Path, help="file with a word on each line (default: random strings)")
-    parser.add_argument("--charset", default="".join(DEFAULT_CHARSET), help="characters that may occur")
+    parser.add_argument("--charset", default=DEFAULT_CHARSET, help="characters that may occur, or @FILE of them")
     parser.add_argument("--backgrounds", help="folder of pictures without text")
     parser.add_argument("--random-share", type=float, default=0.15, help="share of random strings")
     parser.add_argument("--max-length", type=int, default=25, help="characters of the longest word")
@@ -37,7 +38,7 @@ def main():
         renderer = WordRenderer(
             arguments.fonts,
             arguments.words and arguments.words.read_text(encoding="utf-8").splitlines(),
-            arguments.charset,
+            read_charset(arguments.charset),
             arguments.backgrounds,
             max_length=arguments.max_length,
             random_share=arguments.random_share,
@@ -47,7 +48,9 @@ def main():
         words = WordCurriculum(renderer, num_words, plain_until=0, difficult_from=0, seed=arguments.seed)
         if arguments.sheet:
             rows = [words[index] for index in range(len(words))]
-            contact_sheet([row["image"] for row in rows], [row["text"] for row in rows]).save(arguments.output)
+            images, labels = ([row[column] for row in rows] for column in ("image", "text"))
+            font = find_complete_font(arguments.fonts, set("".join(labels)))
+            contact_sheet(images, labels, font=font).save(arguments.output)
             return
         start = time.perf_counter()
         write_word_folder(words, arguments.output, arguments.num_workers)

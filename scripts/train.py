@@ -19,7 +19,9 @@ from clip4str_hf import (
     default_checkpoint,
     optimizer_groups,
 )
+from clip4str_hf.configuration_clip4str import caption_characters
 from clip4str_hf.data.augmentation import TextAugmentation
+from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendering import WordRenderer
 from clip4str_hf.data.words import clean_words, load_words
@@ -41,7 +43,22 @@ class ModelArguments:
     config_name: str | None = field(
         default=None, metadata={"help": "a reader whose configuration starts from nothing"}
     )
-    charset: str | None = field(default=None, metadata={"help": "characters of a new reader, if not the default ones"})
+    charset: str | None = field(
+        default=None,
+        metadata={"help": "characters to read, if others than the reader's, or @FILE of them"},
+    )
+    max_label_length: int | None = field(
+        default=None, metadata={"help": "characters of the longest text, if others than the reader's"}
+    )
+    caption_charset: str | None = field(
+        default=None, metadata={"help": "characters that captions keep, by default the charset's letters and digits"}
+    )
+    caption_context_length: int | None = field(
+        default=None, metadata={"help": "tokens of a caption, if others than the reader's"}
+    )
+    visual_only: bool = field(
+        default=False, metadata={"help": "train and read with the visual branch alone, without text tower"}
+    )
     num_permutations: int | None = field(
         default=None, metadata={"help": "orderings of the loss, if not the reader's own number; fewer are faster"}
     )
@@ -118,16 +135,32 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
     names = [arguments.model_name_or_path, arguments.clip_name_or_path, arguments.config_name]
     if sum(name is not None for name in names) > 1:
         raise ValueError("Give one of model_name_or_path, clip_name_or_path and config_name.")
-    options = {} if arguments.charset is None else {"charset": arguments.charset}
+    texts = text_options(arguments)
+    branches = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
     if arguments.clip_name_or_path is not None:
-        model = Clip4STRForSceneTextRecognition.from_clip_pretrained(arguments.clip_name_or_path, **options)
-        return model, Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path, **options)
+        model = Clip4STRForSceneTextRecognition.from_clip_pretrained(arguments.clip_name_or_path, **texts, **branches)
+        image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
+        return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
-        config = Clip4STRConfig.from_pretrained(arguments.config_name, **options)
+        config = Clip4STRConfig.from_pretrained(arguments.config_name, **texts, **branches)
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
-    if options:
-        raise ValueError("charset belongs to a new reader; a trained one has its own.")
-    return load_reader(arguments.model_name_or_path or default_checkpoint())
+    model, processor = load_reader(arguments.model_name_or_path or default_checkpoint(), **branches)
+    if arguments.visual_only:
+        model.generation_config.visual_only = True
+    if texts:
+        model.resize_charset(**texts)
+        processor = Clip4STRProcessor.from_config(model.config, processor.image_processor)
+    return model, processor
+
+
+def text_options(arguments: ModelArguments) -> dict:
+    """What the reader shall read, where that is not what it reads already."""
+    names = ("charset", "max_label_length", "caption_charset", "caption_context_length")
+    options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    options |= {name: read_charset(options[name]) for name in ("charset", "caption_charset") if name in options}
+    if "charset" in options:
+        options.setdefault("caption_charset", caption_characters(options["charset"]))
+    return options
 
 
 def load_clean(

@@ -16,11 +16,13 @@ from clip4str_hf import (
     Clip4STRImageProcessor,
     Clip4STRProcessor,
     Clip4STRTokenizer,
+    default_checkpoint,
 )
-from clip4str_hf.reading import find_images, read_images
+from clip4str_hf.reading import find_images, load_reader, read_images
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "read.py"
+CROPS = Path(__file__).parent / "data" / "words"
 WORDS = ["Exit", "Bahnhof", "24h", "Café", "Straße", "OPEN", "taxi"]
 
 
@@ -157,3 +159,25 @@ def test_a_batch_without_a_readable_file_is_no_end(reader, images):
     assert [reading["file"] for reading in readings] == [str(file) for file in files]
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         read_images(files, *reader, batch_size=0)
+
+
+def test_tall_images_are_read_turned_to_either_side(tmp_path):
+    words = {"word_2083.webp": "Pharmacy", "word_2166.webp": "SPIRITS", "word_253.webp": "UNIVERSITY"}
+    files, texts = [], []
+    for name, text in words.items():
+        for turn in (None, Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270):
+            with Image.open(CROPS / name) as image:
+                turned = image if turn is None else image.transpose(turn)
+                files.append(tmp_path / f"{len(files)}.png")
+                turned.save(files[-1])
+            texts.append(text)
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    files.insert(4, tmp_path / "broken.png")
+    shipped = load_reader(default_checkpoint())
+    for batch_size in (2, 32):
+        found = list(read_images(files, *shipped, batch_size=batch_size, rotate_vertical=True))
+        assert "broken.png" in found.pop(4)["error"]
+        assert [reading["text"] for reading in found] == texts
+        assert found[0]["score"] == pytest.approx(found[1]["score"], abs=1e-3)
+    as_they_are = [reading.get("text") for reading in read_images(files, *shipped)]
+    assert as_they_are[0] == "Pharmacy" and as_they_are[1] != "Pharmacy"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the README shows runs as it stands."""
 
+import json
 import re
 import shlex
 import shutil
@@ -24,6 +25,8 @@ AT_HAND = {
     "/usr/share/fonts/truetype/liberation": "tests/data/fonts",
     "/usr/share/fonts": "tests/data/fonts",
     "/usr/share/dict/american-english-huge": "tests/data/words.txt",
+    "training-words.txt": "tests/data/ukrainian_words.txt",
+    "held-out-words.txt": "tests/data/ukrainian_words.txt",
     "my-words": "tests/data/words",
     "my-validation-words": "tests/data/words",
     "src/": f"{ROOT}/src/",
@@ -53,7 +56,7 @@ def run(folder, beginning, *more):
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
-    assert len(examples) == 3
+    assert len(examples) == 4
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
@@ -74,7 +77,7 @@ def test_the_first_command_prints_what_the_readme_says():
 
 def test_the_command_that_fine_tunes(folder):
     """As it stands, on the twelve crops."""
-    printed = run(folder, "python scripts/train.py --train_data")
+    printed = run(folder, "python scripts/train.py --train_data tests")
     assert "eval_word_accuracy" in printed
     assert (folder / "fine-tuned-reader" / "model.safetensors").exists()
 
@@ -86,7 +89,7 @@ def test_the_command_that_trains_from_nothing(folder):
 
 
 def test_the_commands_on_words(folder):
-    assert "1000 words in" in run(folder, "python scripts/render_words.py")
+    assert "1000 words in" in run(folder, "python scripts/render_words.py rendered-words")
     assert "12 words" in run(folder, "python scripts/prepare_dataset.py")
     assert "| words |" in run(folder, "python scripts/evaluate.py --data")
     assert (folder / "misreads.tsv").exists() and (folder / "results" / "results.json").exists()
@@ -105,3 +108,18 @@ def test_the_commands_that_fill_a_card_and_publish(folder):
     (reader / "README.md").write_text(card, encoding="utf-8")
     printed = run(folder, "python scripts/push_checkpoint.py", "--dry-run")
     assert "model.safetensors" in printed and "Fit for me/my-reader" in printed
+
+
+def test_the_commands_for_another_script(folder):
+    assert "20 words in" in run(folder, "python scripts/render_words.py ukrainian-validation", "--num-words", "20")
+    printed = run(folder, "python scripts/train.py --charset @", *SMALL_SCALE.split())
+    assert "eval_word_accuracy" in printed
+    assert "ґ" in (folder / "ukrainian-reader" / "vocab.json").read_text(encoding="utf-8")
+    printed = run(folder, "python scripts/evaluate.py --model ukrainian-reader")
+    assert "| words | 20 |" in printed
+
+
+def test_the_command_for_several_words(folder):
+    run(folder, "python scripts/train.py --train_data my-words --charset", "--num_train_epochs", "1")
+    config = json.loads((folder / "sign-reader" / "config.json").read_text())
+    assert config["max_label_length"] == 40 and config["charset"].endswith("YZ ")

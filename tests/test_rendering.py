@@ -12,9 +12,10 @@ from datasets import load_dataset
 from PIL import Image
 
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import PLAIN_LENGTH, WordCurriculum
 from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
-from clip4str_hf.data.rendering import WordRenderer, find_fonts, load_font
+from clip4str_hf.data.rendering import WordRenderer, find_complete_font, find_fonts, load_font
 
 
 DATA = Path(__file__).parent / "data"
@@ -105,6 +106,32 @@ def test_difficulty_grows():
 
     assert roughness(0.0) == 0  # grey
     assert roughness(1.0) > 15
+
+
+def test_a_second_script_is_drawn_in_the_fonts_that_have_it():
+    """Of three fonts one has Cyrillic: its words must not give way to what the others can draw."""
+    charset = read_charset(f"@{DATA / 'ukrainian.txt'}")
+    words = (DATA / "ukrainian_words.txt").read_text("utf-8").split()
+    renderer = WordRenderer(FONTS, words, charset, random_share=0.0)
+    texts = [renderer.render(index, 0.5).text for index in range(100)]
+    known = [text for text in texts if text.lower() in words]
+    assert len(known) > 65 and any(text.isupper() for text in known)
+    assert find_complete_font(FONTS, "їжак").endswith("bitter-cyrillic-400-normal.woff2")
+
+
+def test_words_with_spaces_are_drawn_and_none_at_the_ends():
+    renderer = WordRenderer(FONTS, ["NO PARKING ANY TIME ", "ONE WAY"], DEFAULT_CHARSET + " ", max_length=40)
+    words = [renderer.render(index) for index in range(80)]
+    assert any(word.text.upper() == "NO PARKING ANY TIME" for word in words)
+    assert all(word.text == word.text.strip() and len(word.letter_positions) == len(word.text) for word in words)
+    spaced = WordRenderer(FONTS, charset="a ", random_share=1.0)
+    assert all(spaced.render(index).text.strip("a ") == "" for index in range(20))
+
+
+@pytest.mark.parametrize("charset", ["abاب", "אבג", "कि", "ก\u0e34", "e\u0301", " "])
+def test_scripts_that_need_a_shaper_are_refused(charset):
+    with pytest.raises(ValueError, match="join, stack or run from right to left|nothing to draw"):
+        WordRenderer(FONTS, charset=charset)
 
 
 def test_backgrounds_are_used(tmp_path):

@@ -182,7 +182,18 @@ def test_words_are_glued_only_if_white_space_may_be_removed():
     with pytest.raises(ValueError, match=r"holds \[' '\]"):
         Clip4STRTokenizer(clean_labels=True, remove_whitespace=False)("new york")
     spaced = Clip4STRTokenizer(charset=ASCII + " ", clean_labels=True)
-    assert spaced.clean(" new\u00a0york ") == " new york "
+    assert spaced.clean(" new\u00a0york\n") == spaced.clean("new \t york") == "new york"
+    assert spaced.decode(spaced(" new york", clean_labels=False).input_ids) == " new york"
+
+
+def test_composed_and_decomposed_accents_are_the_same_label():
+    composed_set = Clip4STRTokenizer(charset="йе", clean_labels=True)
+    assert composed_set.clean("и\u0306") == composed_set.clean("й") == "й"
+    parts = Clip4STRTokenizer(charset="ие\u0306\u0301", clean_labels=True)
+    for normalize_unicode in (True, False):
+        parts.normalize_unicode = normalize_unicode
+        assert parts.clean("й") == parts.clean("и\u0306") == "и\u0306"
+    assert Clip4STRTokenizer(charset=KOREAN).clean(unicodedata.normalize("NFD", "한국")) == "한국"
 
 
 def test_other_scripts_keep_their_characters_when_cleaned():

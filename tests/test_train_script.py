@@ -19,9 +19,10 @@ from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4ST
 
 ROOT = Path(__file__).parent.parent
 SCRIPT = ROOT / "scripts" / "train.py"
-WORDS = ROOT / "tests" / "data" / "words"
-FONTS = ROOT / "tests" / "data" / "fonts"
-RENDERED = ["--fonts", FONTS, "--words", ROOT / "tests" / "data" / "words.txt", "--validation_data", WORDS]
+DATA = ROOT / "tests" / "data"
+WORDS = DATA / "words"
+FONTS = DATA / "fonts"
+RENDERED = ["--fonts", FONTS, "--words", DATA / "words.txt", "--validation_data", WORDS]
 STEPS = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
 SMALL = ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--use_cpu"]
 
@@ -87,6 +88,30 @@ def test_fine_tunes_a_trained_reader_and_keeps_what_was_best(tmp_path, tiny):
     assert 0 <= results["eval_word_accuracy"] <= 1 and results["epoch"] == 2
     evaluated = [entry for entry in history(tmp_path / "out" / "checkpoint-6") if "eval_loss" in entry]
     assert [entry["epoch"] for entry in evaluated] == [0, 1, 2]
+
+
+def test_teaches_a_trained_reader_other_characters_and_lengths(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny)
+    Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config, image_mean=[0.5] * 3).save_pretrained(tmp_path / "reader")
+    charset = ["--charset", f"@{DATA / 'ukrainian.txt'}", "--max_label_length", "12", "--caption_context_length", "26"]
+    rendered = ["--fonts", FONTS, "--words", DATA / "ukrainian_words.txt", "--validation_data", WORDS]
+    steps = ["--difficult_from", "0", "--plain_until", "0", "--max_steps", "2"]
+    options = ["--model_name_or_path", tmp_path / "reader", *charset, *rendered, *steps]
+    train(*options, *SMALL, *STEPS, "--visual_only", "True", "--output_dir", tmp_path / "out")
+    model = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
+    processor = Clip4STRProcessor.from_pretrained(tmp_path / "out")
+    assert model.config.charset == processor.tokenizer.charset and "Ї" in model.config.charset
+    assert (model.config.max_label_length, processor.tokenizer.max_label_length) == (12, 12)
+    assert "ї" in model.config.caption_charset and model.config.caption_context_length == 26
+    assert list(processor.image_processor.image_mean) == [0.5] * 3
+    assert model.config.cross_modal_loss_weight == 0 and model.generation_config.visual_only
+    learnt, start = weights(tmp_path / "out"), weights(tmp_path / "reader")
+    assert {
+        name.split(".")[0]
+        for name in start
+        if start[name].shape == learnt[name].shape and not torch.equal(learnt[name], start[name])
+    } == {"vision_tower", "visual_decoder"}
 
 
 def test_makes_a_reader_out_of_clip(tmp_path):
@@ -164,7 +189,8 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
         (["--train_data", WORDS, "--streaming"], "validation_data"),
         (["--fonts", FONTS], "validation_data"),
         ([*RENDERED], "give max_steps"),
-        (["--train_data", WORDS, "--charset", "0123456789"], "charset belongs to a new reader"),
+        (["--train_data", WORDS, "--charset", "00"], "charset holds characters more than once"),
+        (["--train_data", WORDS, "--charset", "@absent.txt"], "absent.txt"),
         (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),
         (["--train_data", "nowhere/at-all/here"], "nowhere"),
     ],

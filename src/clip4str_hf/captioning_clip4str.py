@@ -10,7 +10,7 @@ from torch import nn
 from transformers import initialization as init
 from transformers.utils import logging
 
-from .configuration_clip4str import Clip4STRConfig
+from .configuration_clip4str import Clip4STRConfig, joins_neighbours
 
 
 logger = logging.get_logger(__name__)
@@ -89,6 +89,13 @@ class Clip4STRCaptioner(nn.Module):
         keys, ranks = read_merges(len(self.merge_keys), self.vocab_size)
         init.copy_(self.merge_keys, keys)
         init.copy_(self.merge_ranks, ranks)
+
+    def resized(self, config: Clip4STRConfig) -> "Clip4STRCaptioner":
+        """A captioner of other characters with these merges, on the same device."""
+        captioner = Clip4STRCaptioner(config).to(self.caption_index.device)
+        captioner.fill_tables()
+        captioner.merge_keys, captioner.merge_ranks = self.merge_keys, self.merge_ranks
+        return captioner
 
     def forward(self, character_ids: torch.LongTensor) -> torch.LongTensor:
         """
@@ -207,13 +214,7 @@ def _kind(character: str) -> int:
 
 
 def _refuse_combining(charset: str):
-    refused = [
-        character
-        for character in charset
-        if unicodedata.normalize("NFC", character) != character
-        or unicodedata.combining(character)
-        or "\u1160" <= character <= "\u11ff"  # vowels and finals of Korean syllables
-    ]
+    refused = [character for character in charset if joins_neighbours(character)]
     if refused:
         raise ValueError(
             f"caption_charset holds characters that join their neighbours, which captions cannot: {refused}. "

@@ -2,7 +2,9 @@
 """Clip4STR model configuration."""
 
 import inspect
+import math
 import string
+import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +31,7 @@ CUSTOM_PIPELINES = {
 
 DEFAULT_CHARSET = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
 DEFAULT_CAPTION_CHARSET = string.digits + string.ascii_lowercase
+CLIP_VOCAB_SIZE = 49_408
 
 
 class Clip4STRConfig(PreTrainedConfig):
@@ -51,8 +54,9 @@ class Clip4STRConfig(PreTrainedConfig):
             The characters that can be read, in the order of their ids, each a single code point.
         max_label_length (`int`, *optional*, defaults to 25):
             The longest text in characters (T in the paper); the decoders have one position more, for the end token.
-        caption_charset (`str` or `list[str]`, *optional*, defaults to digits and lower case):
+        caption_charset (`str` or `list[str]`, *optional*):
             The characters that the caption of the cross-modal branch keeps of the lower-cased visual prediction.
+            Defaults to those of [`caption_characters`]: the letters and digits of `charset`, lower-cased.
         caption_context_length (`int`, *optional*, defaults to 16):
             Tokens of a caption, begin and end included; longer captions are cut and the last token is the end.
         decoder_layers (`int`, *optional*, defaults to 1):
@@ -75,10 +79,14 @@ class Clip4STRConfig(PreTrainedConfig):
         detach_image_features (`bool`, *optional*, defaults to `True`):
             Whether the cross-modal loss stops at the image features.
         cross_modal_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the cross-modal branch in the loss.
+            Weight of the cross-modal branch in the loss. With 0 that branch and the text tower are neither run nor
+            trained: a reader that is only the visual branch, to be read with `visual_only=True`.
         num_permutations (`int`, *optional*, defaults to 6):
             Orderings of the characters in the training loss (K in the paper): 1 (left to right), or an even number,
             every ordering being followed by its mirror.
+        confidence_temperature (`float`, *optional*, defaults to 1.0):
+            What the logits of an answer are divided by, so that its confidences are as often right as they say. It
+            changes no text and no loss. [`~metrics.calibration.fit_temperature`] finds it.
 
     Raises:
         ValueError: where values do not fit together; the message names the value and what is accepted.
@@ -111,7 +119,7 @@ class Clip4STRConfig(PreTrainedConfig):
         image_size: Sequence[int] | None = None,
         charset: str | Sequence[str] = DEFAULT_CHARSET,
         max_label_length: int = 25,
-        caption_charset: str | Sequence[str] = DEFAULT_CAPTION_CHARSET,
+        caption_charset: str | Sequence[str] | None = None,
         caption_context_length: int = 16,
         decoder_layers: int = 1,
         decoder_attention_heads: int = 8,
@@ -124,6 +132,7 @@ class Clip4STRConfig(PreTrainedConfig):
         detach_image_features: bool = True,
         cross_modal_loss_weight: float = 1.0,
         num_permutations: int = 6,
+        confidence_temperature: float = 1.0,
         **kwargs,
     ):
         self.text_config = _sub_config(CLIPTextConfig, text_config)
@@ -131,6 +140,7 @@ class Clip4STRConfig(PreTrainedConfig):
         self.image_size = [self.vision_config.image_size] * 2 if image_size is None else list(image_size)
         self.charset = characters("charset", charset)
         self.max_label_length = max_label_length
+        caption_charset = caption_characters(self.charset) if caption_charset is None else caption_charset
         self.caption_charset = characters("caption_charset", caption_charset)
         self.caption_context_length = caption_context_length
         self.decoder_layers = decoder_layers
@@ -144,6 +154,7 @@ class Clip4STRConfig(PreTrainedConfig):
         self.detach_image_features = detach_image_features
         self.cross_modal_loss_weight = cross_modal_loss_weight
         self.num_permutations = num_permutations
+        self.confidence_temperature = confidence_temperature
         # The token ids follow from the character set; saved files repeat them for other readers of the file only.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
         if not _is_remote_code():
@@ -209,10 +220,11 @@ class Clip4STRConfig(PreTrainedConfig):
                 f"decoder_attention_heads={self.decoder_attention_heads} must divide "
                 f"projection_dim={self.hidden_size}."
             )
-        if text.vocab_size < 514:
+        if not 514 <= text.vocab_size <= CLIP_VOCAB_SIZE:
             raise ValueError(
-                f"text_config.vocab_size={text.vocab_size} must be at least 514: "
-                "CLIP's 512 byte symbols, begin and end."
+                f"text_config.vocab_size={text.vocab_size} must lie between 514, CLIP's 512 byte symbols, begin and "
+                f"end, and CLIP's own {CLIP_VOCAB_SIZE}: captions are spelt with CLIP's byte pairs, and a text tower "
+                "with another vocabulary would not understand them."
             )
         uncased = [character for character in self.caption_charset if character != character.lower()]
         if uncased:
@@ -233,6 +245,10 @@ class Clip4STRConfig(PreTrainedConfig):
             )
         if not 0 <= self.decoder_dropout < 1:
             raise ValueError(f"decoder_dropout={self.decoder_dropout} must lie in [0, 1).")
+        if not 0 <= self.cross_modal_loss_weight < math.inf:
+            raise ValueError(f"cross_modal_loss_weight={self.cross_modal_loss_weight} must be at least 0.")
+        if not 0 < self.confidence_temperature < math.inf:
+            raise ValueError(f"confidence_temperature={self.confidence_temperature} must be more than 0.")
         for name in ("max_label_length", "decoder_layers", "decoder_mlp_ratio"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
@@ -261,6 +277,31 @@ def characters(name: str, charset: str | Sequence[str]) -> str:
     if repeated:
         raise ValueError(f"{name} holds characters more than once: {repeated}.")
     return "".join(entries)
+
+
+def caption_characters(charset: str | Sequence[str]) -> str:
+    """
+    The characters that captions of texts of `charset` keep unless others are asked for: its letters and digits of any
+    script, lower-cased, and the space, in their order; for the 94 characters `0-9a-z`, as in the paper. Without any,
+    those of the paper.
+    """
+    lowered = dict.fromkeys(part for character in charset for part in character.lower())
+    return "".join(filter(_is_captioned, lowered)) or DEFAULT_CAPTION_CHARSET
+
+
+def _is_captioned(character: str) -> bool:
+    # Marks are parts of words (the vowel signs of Thai), but captions hold none that joins its neighbours.
+    is_word = unicodedata.category(character)[0] in "LNM" and not joins_neighbours(character)
+    return is_word or character == " "
+
+
+def joins_neighbours(character: str) -> bool:
+    """Whether Unicode's composition (NFC) may change this character or what it stands beside."""
+    return (
+        unicodedata.normalize("NFC", character) != character
+        or bool(unicodedata.combining(character))
+        or "\u1160" <= character <= "\u11ff"  # vowels and finals of Korean syllables
+    )
 
 
 def _is_remote_code() -> bool:

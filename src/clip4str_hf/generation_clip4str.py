@@ -51,10 +51,10 @@ class Clip4STRGenerateOutput(ModelOutput):
         confidence (`torch.FloatTensor` of shape `(batch_size,)`):
             Product of the probabilities of the characters and of the end token.
         logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
-            Scores of the answer before softmax, logits processors applied: of the cross-modal branch, or of the visual
-            branch with `visual_only`.
+            Scores of the answer before softmax, logits processors applied, divided by the configuration's
+            `confidence_temperature`: of the cross-modal branch, or of the visual branch with `visual_only`.
         visual_logits (`torch.FloatTensor` of shape `(batch_size, visual positions, num_classes)`):
-            The same of the visual branch.
+            The same of the visual branch, not divided.
         visual_sequences (`torch.LongTensor` of shape `(batch_size, visual positions + 1)`):
             What the visual branch read.
         scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
@@ -117,7 +117,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             pad_token_id=config.pad_token_id,
             decoder_start_token_id=config.bos_token_id,
             max_length=config.max_label_length + 2,
-            **GENERATION_DEFAULTS,
+            **GENERATION_DEFAULTS | {"visual_only": not config.cross_modal_loss_weight},
         )
 
     @torch.no_grad()
@@ -236,11 +236,12 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 captions = self._renew_captions(memory, captions, self.captioner(visual.tokens))
                 answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, select)
 
-        _, probabilities, in_text = character_probabilities(answer.logits, self.config.eos_token_id)
+        logits = answer.logits / self.config.confidence_temperature
+        _, probabilities, in_text = character_probabilities(logits, self.config.eos_token_id)
         return Clip4STRGenerateOutput(
             sequences=self._sequences(answer.tokens),
             confidence=probabilities.masked_fill(~in_text, 1.0).prod(-1),
-            logits=answer.logits,
+            logits=logits,
             visual_logits=visual.logits,
             visual_sequences=self._sequences(visual.tokens),
             image_features=features,

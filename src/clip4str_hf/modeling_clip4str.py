@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +18,7 @@ from transformers.utils import ModelOutput
 
 from .captioning_clip4str import Clip4STRCaptioner
 from .card_clip4str import TAGS, complete_card
-from .configuration_clip4str import Clip4STRConfig
+from .configuration_clip4str import Clip4STRConfig, caption_characters
 from .generation_clip4str import Clip4STRGenerationMixin
 
 
@@ -219,6 +219,25 @@ class Clip4STRDecoder(nn.Module):
             attentions += (weights,)
         return self.head(self.norm(query)), attentions
 
+    @torch.no_grad()
+    def resize(self, rows: list[int | None], num_positions: int):
+        """
+        Other characters and another number of positions; what both share stays.
+
+        Args:
+            rows (`list[int]`): for each token of the new vocabulary its id in the old one, `None` for a new one.
+            num_positions (`int`): positions, the one of the end token included.
+        """
+        embedding, head, queries = self.character_embedding, self.head, self.position_queries
+        embedding.weight = _like(embedding.weight, _resized(embedding.weight, rows))
+        embedding.num_embeddings = len(rows)
+        classes = rows[:-2]  # begin and padding are not told apart
+        head.weight, head.bias = (_like(old, _resized(old, classes)) for old in (head.weight, head.bias))
+        head.out_features = len(classes)
+        known = queries.shape[1]
+        positions = [place if place < known else None for place in range(num_positions)]
+        self.position_queries = _like(queries, _resized(queries[0], positions)[None])
+
     def _embed(self, input_ids, start):
         embedded = self.embedding_scale * self.character_embedding(input_ids)
         # The begin token has no position; token k >= 1 has that of the query that asked for it.
@@ -319,7 +338,14 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         """
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in Clip4STRConfig.field_names()}
         if not isinstance(clip, CLIPModel):
-            clip = CLIPModel.from_pretrained(clip, **kwargs)
+            name = clip
+            clip, loading = CLIPModel.from_pretrained(name, output_loading_info=True, **kwargs)
+            if loading["missing_keys"]:
+                raise ValueError(
+                    f"{name} is no CLIP with both of CLIP's towers, it lacks {sorted(loading['missing_keys'])[:5]}. "
+                    "Text towers of another kind (XLM-R, BERT, SigLIP, ..) do not take CLIP's byte pairs, in which "
+                    "captions are spelt."
+                )
         elif kwargs:
             raise ValueError(
                 f"Arguments {sorted(kwargs)} are no fields of Clip4STRConfig, and the CLIPModel is loaded."
@@ -342,6 +368,63 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()
+
+    def resize_charset(
+        self,
+        charset: str | Sequence[str] | None = None,
+        max_label_length: int | None = None,
+        caption_charset: str | Sequence[str] | None = None,
+        caption_context_length: int | None = None,
+    ):
+        """
+        Makes this reader one of other characters, of longer or of shorter texts, in the manner of
+        `resize_token_embeddings`: configuration, generation configuration, decoders and captions change, and all that
+        can be kept is kept. Characters that both sets hold, `[E]`, `[B]` and `[P]` keep their embeddings and their
+        rows in the heads, whatever their ids become, and positions that both lengths hold keep their queries. New
+        ones start at the mean of the old ones, and have to be trained. To be called before an optimizer is made; the
+        processor is then `Clip4STRProcessor.from_config(model.config, ...)`.
+
+        Args:
+            charset (`str` or `list[str]`, *optional*):
+                The new characters in the order of their ids; the old ones by default.
+            max_label_length (`int`, *optional*):
+                The new longest text in characters; the old one by default. The generation configuration's
+                `max_length` becomes that of the longest text.
+            caption_charset (`str` or `list[str]`, *optional*):
+                The characters that captions keep. With a new `charset` its letters and digits by default.
+            caption_context_length (`int`, *optional*):
+                Tokens of a caption; the old number by default. A text tower that spells in bytes takes two tokens for
+                a letter of Greek or Cyrillic, three for one of most other scripts.
+
+        Raises:
+            ValueError: where the new values do not fit this model; then nothing is changed.
+        """
+        if charset is not None and caption_charset is None:
+            caption_charset = caption_characters(charset)
+        changes = {
+            "charset": charset,
+            "max_label_length": max_label_length,
+            "caption_charset": caption_charset,
+            "caption_context_length": caption_context_length,
+        }
+        changes = {name: value for name, value in changes.items() if value is not None}
+        old, new = self.config, Clip4STRConfig.from_dict(self.config.to_dict() | changes)
+        captioner = self.captioner.resized(new)
+
+        place = {character: index for index, character in enumerate(old.charset, start=1)}
+        rows = [old.eos_token_id, *map(place.get, new.charset), old.bos_token_id, old.pad_token_id]
+        for decoder in (self.visual_decoder, self.cross_decoder):
+            decoder.resize(rows, new.max_label_length + 1)
+        self.captioner = captioner
+        # In place: the towers' layers hold this very configuration.
+        for name in (*changes, "bos_token_id", "pad_token_id"):
+            setattr(self.config, name, getattr(new, name))
+        self.generation_config.update(
+            bos_token_id=new.bos_token_id,
+            pad_token_id=new.pad_token_id,
+            decoder_start_token_id=new.bos_token_id,
+            max_length=new.max_label_length + 2,
+        )
 
     def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
         """
@@ -418,22 +501,24 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         visual_memory = self.visual_decoder.project_memory(features)
         visual_logits, visual_attentions = self.visual_decoder(context, visual_memory, *masks)
 
-        cross_features = features.detach() if self.config.detach_image_features else features
-        # Orderings mostly agree on what they read: each caption is encoded once.
-        captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
-        text_features = self.get_text_features(captions)[index]
-        memory = self._cross_memory(self.cross_decoder.project_memory(cross_features), text_features)
-        logits, attentions = self.cross_decoder(context, memory, *masks)
-
         loss = _cross_entropy(visual_logits, targets)
-        loss = loss + self.config.cross_modal_loss_weight * _cross_entropy(logits, targets)
+
+        logits, attentions = visual_logits, ()
+        if self.config.cross_modal_loss_weight > 0:
+            cross_features = features.detach() if self.config.detach_image_features else features
+            # Orderings mostly agree on what they read: each caption is encoded once.
+            captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
+            text_features = self.get_text_features(captions)[index]
+            memory = self._cross_memory(self.cross_decoder.project_memory(cross_features), text_features)
+            logits, attentions = self.cross_decoder(context, memory, *masks)
+            loss = loss + self.config.cross_modal_loss_weight * _cross_entropy(logits, targets)
         return Clip4STROutput(
             loss=loss,
             logits=logits[::orderings],
             visual_logits=visual_logits[::orderings],
             image_features=features,
             encoder_attentions=encoder_attentions,
-            cross_attentions=tuple(w[::orderings] for w in attentions) if output_attentions else None,
+            cross_attentions=(tuple(w[::orderings] for w in attentions) if output_attentions and attentions else None),
             visual_cross_attentions=(
                 tuple(w.unflatten(2, (orderings, -1))[:, :, 0] for w in visual_attentions)
                 if output_attentions
@@ -519,6 +604,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             if depth >= 0:
                 for module in [*stem, *tower.encoder.layers[:depth]]:
                     module.requires_grad_(False)
+        if not self.config.cross_modal_loss_weight:
+            for module in (self.text_tower, self.cross_decoder):
+                module.requires_grad_(False)
 
 
 def sample_permutations(length: int, count: int, generator: torch.Generator | None = None) -> torch.LongTensor:
@@ -554,6 +642,17 @@ def sample_permutations(length: int, count: int, generator: torch.Generator | No
 def _cross_entropy(logits, targets):
     # The weighted mean over orderings, each with its number of targets, is the mean over all targets.
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX)
+
+
+def _resized(tensor: torch.Tensor, rows: list[int | None]) -> torch.Tensor:
+    """The rows of `tensor` that are asked for, the mean of all where there is `None`."""
+    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
+    index = [len(tensor) if row is None else row for row in rows]
+    return torch.cat([tensor, mean])[index]
+
+
+def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
+    return nn.Parameter(values, requires_grad=parameter.requires_grad)
 
 
 def _tower_of(name: str) -> str:

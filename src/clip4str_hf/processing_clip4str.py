@@ -60,15 +60,31 @@ class Clip4STRProcessor(ProcessorMixin):
         super().__init__(image_processor, tokenizer)
 
     @classmethod
-    def from_config(cls, config: Clip4STRConfig, **kwargs) -> "Clip4STRProcessor":
+    def from_config(
+        cls, config: Clip4STRConfig, image_processor: Clip4STRImageProcessor | None = None, **kwargs
+    ) -> "Clip4STRProcessor":
         """
-        The processor that a model of this configuration needs; `kwargs` (`image_mean=`, `image_std=`, ...) go to
-        the image processor, whose mean and standard deviation are CLIP's by default.
+        The processor that a model of this configuration needs.
+
+        Args:
+            config ([`Clip4STRConfig`]):
+                The model's.
+            image_processor ([`Clip4STRImageProcessor`], *optional*):
+                One to keep, such as that of the reader before `resize_charset`.
+            kwargs:
+                Of a new image processor (`image_mean=`, `image_std=`, ...), whose mean and standard deviation are
+                CLIP's by default.
+
+        Raises:
+            ValueError: if `image_processor` and arguments of a new one are given.
         """
-        height, width = config.image_size
+        if image_processor is None:
+            height, width = config.image_size
+            image_processor = Clip4STRImageProcessor(size={"height": height, "width": width}, **kwargs)
+        elif kwargs:
+            raise ValueError(f"image_processor is kept as it is, {sorted(kwargs)} are for a new one.")
         return cls(
-            Clip4STRImageProcessor(size={"height": height, "width": width}, **kwargs),
-            Clip4STRTokenizer(charset=config.charset, max_label_length=config.max_label_length),
+            image_processor, Clip4STRTokenizer(charset=config.charset, max_label_length=config.max_label_length)
         )
 
     @classmethod

@@ -6,7 +6,9 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from itertools import chain, islice
+from operator import itemgetter
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from .image_processing_clip4str import to_rgb
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
+
+
+# Height over width from which on a word may run upwards or downwards.
+VERTICAL_RATIO = 1.5
 
 
 def load_reader(
@@ -68,6 +75,7 @@ def read_images(
     processor: Clip4STRProcessor,
     batch_size: int = 32,
     num_workers: int = 0,
+    rotate_vertical: bool = False,
 ) -> Iterator[dict]:
     """
     Reads image files, of which no more than two batches are in memory.
@@ -79,6 +87,9 @@ def read_images(
         batch_size (`int`, *optional*, defaults to 32): images that the model reads at once.
         num_workers (`int`, *optional*, defaults to 0): processes that open and resize images while the model reads,
             which a fast device needs; 0 leaves that to threads of this process.
+        rotate_vertical (`bool`, *optional*, defaults to `False`):
+            Whether images more than 1.5 times as high as wide are read three times, as they are and turned by 90
+            degrees either way; the answer is the most confident one.
 
     Returns:
         An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and what
@@ -88,7 +99,7 @@ def read_images(
     Raises:
         ValueError: if `batch_size` is below 1 or `num_workers` below 0.
     """
-    readings = read_items(files, os.fspath, model, processor, batch_size, num_workers)
+    readings = read_items(files, os.fspath, model, processor, batch_size, num_workers, rotate_vertical=rotate_vertical)
     return ({"file": os.fspath(file), **reading} for file, reading in readings)
 
 
@@ -99,6 +110,8 @@ def read_items(
     processor: Clip4STRProcessor,
     batch_size: int = 32,
     num_workers: int = 0,
+    post_process: Callable[[Any], list[dict]] | None = None,
+    rotate_vertical: bool = False,
     **generate_options,
 ) -> Iterator[tuple[Any, dict]]:
     """
@@ -108,7 +121,9 @@ def read_items(
         items (`Iterable`): what has an image each, in any number.
         open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads,
             or in processes, to which it and the items must pickle.
-        model, processor, batch_size, num_workers: as in [`read_images`].
+        model, processor, batch_size, num_workers, rotate_vertical: as in [`read_images`].
+        post_process (`Callable`, *optional*): makes a `dict` of each row of what `generate` gives, by default the
+            processor's `post_process_text_recognition`.
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
     Returns:
@@ -122,10 +137,13 @@ def read_items(
         raise ValueError(f"batch_size={batch_size} must be at least 1.")
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must be at least 0.")
-    return _read_items(iter(items), open_item, model, processor, batch_size, num_workers, generate_options)
+    post_process = post_process or processor.post_process_text_recognition
+    open_items = partial(_open_items, open_item=open_item, processor=processor, rotate_vertical=rotate_vertical)
+    read_batch = partial(_read_batch, model=model, post_process=post_process, generate_options=generate_options)
+    return _read_items(iter(items), open_items, batch_size, num_workers, read_batch)
 
 
-def _read_items(items, open_item, model, processor, batch_size, num_workers, generate_options):
+def _read_items(items, open_items, batch_size, num_workers, read_batch):
     workers = num_workers or os.cpu_count() or 1
     pool = (ProcessPoolExecutor if num_workers else ThreadPoolExecutor)(workers)
     share = math.ceil(batch_size / workers)  # each worker opens its part of a batch
@@ -133,37 +151,51 @@ def _read_items(items, open_item, model, processor, batch_size, num_workers, gen
     try:
         while batch := list(islice(items, batch_size)):
             parts = [batch[start : start + share] for start in range(0, len(batch), share)]
-            opening.append((batch, [pool.submit(_open_items, part, open_item, processor) for part in parts]))
+            opening.append((batch, [pool.submit(open_items, part) for part in parts]))
             if len(opening) == 2:  # the model reads one batch while the next is opened
-                yield from _read_batch(*opening.popleft(), model, processor, generate_options)
+                yield from read_batch(*opening.popleft())
         for batch, parts in opening:
-            yield from _read_batch(batch, parts, model, processor, generate_options)
+            yield from read_batch(batch, parts)
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _open_items(items, open_item, processor) -> list[np.ndarray | str]:
-    """Pixels `(1, channels, height, width)` of each item, or what is wrong with it."""
+def _open_items(items, open_item, processor, rotate_vertical) -> list[np.ndarray | str]:
+    """Pixels `(turns, channels, height, width)` of each item, or what is wrong with it."""
     opened = []
     for item in items:
         try:
-            opened.append(processor(images=open_item(item), return_tensors="np").pixel_values)
+            image = open_item(item)
+            images = _turns(*processor.image_processor.fetch_images(image)) if rotate_vertical else image
+            opened.append(processor(images=images, return_tensors="np").pixel_values)
         except Exception as error:
             # The cause says what is wrong with the image; around it stands its place in a batch of one.
             opened.append(str(error.__cause__ or error))
     return opened
 
 
-def _read_batch(batch, parts, model, processor, generate_options) -> Iterator[tuple[Any, dict]]:
+def _turns(image) -> list[Image.Image]:
+    """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
+    image = to_rgb(image, None)
+    if image.height <= VERTICAL_RATIO * image.width:
+        return [image]
+    return [image, *(image.transpose(turn) for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270))]
+
+
+def _read_batch(batch, parts, model, post_process, generate_options) -> Iterator[tuple[Any, dict]]:
     opened = list(chain.from_iterable(part.result() for part in parts))
     pixels = [pixel_values for pixel_values in opened if not isinstance(pixel_values, str)]
     readings = iter(())
     if pixels:
         pixel_values = torch.from_numpy(np.concatenate(pixels)).to(model.device, model.dtype)
         outputs = model.generate(pixel_values, return_dict_in_generate=True, **generate_options)
-        readings = iter(processor.post_process_text_recognition(outputs))
+        readings = iter(post_process(outputs))
     for item, pixel_values in zip(batch, opened):
-        yield item, {"error": pixel_values} if isinstance(pixel_values, str) else next(readings)
+        if isinstance(pixel_values, str):
+            yield item, {"error": pixel_values}
+        else:
+            # An image that was turned has several rows.
+            yield item, max(islice(readings, len(pixel_values)), key=itemgetter("score"))
 
 
 __all__ = ["find_images", "load_reader", "read_images", "read_items"]

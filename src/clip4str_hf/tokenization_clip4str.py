@@ -28,7 +28,9 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             A `vocab.json` as [`~Clip4STRTokenizer.save_vocabulary`] writes it: token to id.
         charset (`str` or `list[str]`, *optional*):
             The characters in the order of their ids, of any script, each a single code point; a space is a character
-            like any other. Defaults to the characters of `vocab_file`, without one to `DEFAULT_CHARSET`.
+            like any other. Labels are in the order in which they are read and Unicode stores them, those of
+            right-to-left scripts too: position queries learn either direction. Defaults to the characters of
+            `vocab_file`, without one to `DEFAULT_CHARSET`.
         max_label_length (`int`, *optional*, defaults to 25):
             The longest label in characters; `padding="max_length"` pads to two tokens more.
         clean_labels (`bool`, *optional*, defaults to `False`):
@@ -108,18 +110,33 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
     def clean(self, label: str) -> str:
         """
         A label in the characters that the model can read (the clean-up of the scene text recognition protocol).
-        Case is folded if the charset has letters of one case only, characters outside the charset become their ASCII
-        look-alikes (NFKD), and what is then still outside the charset is removed.
+        Case is folded if the charset has letters of one case only, letters and their accents are composed (NFC) or
+        taken apart (NFD), whichever the charset holds, characters outside the charset become their ASCII look-alikes
+        (NFKD), and what is then still outside the charset is removed. With a charset that holds the space, words stay
+        apart: by one space, whatever white space stood between them, and none at the ends.
 
         The result may be empty or too long; the tokenizer refuses both.
         """
-        lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
-        fold = str if lower == upper else str.lower if lower else str.upper
-        label = fold(label)
+        label = self._fold(unicodedata.normalize("NFC", label))
+        if " " in self.vocab:
+            label = " ".join(label.split())
         # Character by character and only outside the charset, so that a charset of another script keeps its letters.
-        if self.normalize_unicode:
-            label = "".join(char if char in self.vocab else fold(_to_ascii(char)) for char in label)
+        label = "".join(char if char in self.vocab else self._replace(char) for char in label)
         return "".join(char for char in label if char in self.vocab or (char.isspace() and not self.remove_whitespace))
+
+    def _replace(self, char: str) -> str:
+        """What stands for a character outside the charset: its parts if the charset has them, or its look-alike."""
+        parts = unicodedata.normalize("NFD", char)
+        if all(part in self.vocab for part in parts):
+            return parts
+        if not self.normalize_unicode:
+            return char
+        return self._fold(unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode())
+
+    def _fold(self, text: str) -> str:
+        """The text in the case that the charset's letters have, if they have one only."""
+        lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
+        return text if lower == upper else text.lower() if lower else text.upper()
 
     def __call__(self, text=None, *, padding=True, **kwargs):
         """
@@ -227,10 +244,6 @@ def _read_charset(path: str | os.PathLike, special: tuple[str, str, str]) -> str
         end, begin, pad = special
         raise ValueError(f"{path} must hold {end} with id 0, then single characters, then {begin} and {pad}.")
     return charset
-
-
-def _to_ascii(char: str) -> str:
-    return unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode()
 
 
 __all__ = ["Clip4STRTokenizer"]

@@ -46,7 +46,9 @@ def _as_it_is(row):
     return row
 
 
-def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str], columns: int = 10) -> Image.Image:
+def contact_sheet(
+    images: Sequence[Image.Image], labels: Sequence[str], columns: int = 10, font: str | os.PathLike | None = None
+) -> Image.Image:
     """
     Word images side by side in cells of one size, each above its label.
 
@@ -54,6 +56,7 @@ def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str], columns:
         images (`Sequence` of `PIL.Image.Image`): of any sizes.
         labels (`Sequence[str]`): as many.
         columns (`int`, *optional*, defaults to 10): images in a row.
+        font (`str` or `os.PathLike`, *optional*): font file of the labels, by default Pillow's own, which has Latin.
 
     Returns:
         `PIL.Image.Image`: in mode RGB.
@@ -65,13 +68,14 @@ def contact_sheet(images: Sequence[Image.Image], labels: Sequence[str], columns:
         raise ValueError(f"{len(images)} images need as many labels, not {len(labels)}, and at least one.")
     row_height = CELL_HEIGHT + LABEL_HEIGHT
     sheet = Image.new("RGB", (columns * CELL_WIDTH, math.ceil(len(images) / columns) * row_height), "white")
-    pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(size=11)
+    pen = ImageDraw.Draw(sheet)
+    label_font = ImageFont.load_default(size=11) if font is None else ImageFont.truetype(font, 11)
     for index, (image, label) in enumerate(zip(images, labels)):
         left, top = index % columns * CELL_WIDTH, index // columns * row_height
         scale = min((CELL_WIDTH - 4) / image.width, CELL_HEIGHT / image.height)
         size = max(1, round(image.width * scale)), max(1, round(image.height * scale))
         sheet.paste(image.resize(size, Image.Resampling.BICUBIC), (left, top))
-        pen.text((left, top + CELL_HEIGHT), label, "black", font)
+        pen.text((left, top + CELL_HEIGHT), label, "black", label_font)
     return sheet
 
 

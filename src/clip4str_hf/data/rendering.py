@@ -4,6 +4,7 @@
 import io
 import math
 import os
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, lru_cache
@@ -65,7 +66,9 @@ class WordRenderer:
     Args:
         fonts (`Iterable` of `str` or `os.PathLike`): font files, or folders that are searched for them.
         words (`Sequence[str]`, *optional*): words to draw; without them random strings alone.
-        charset (`Sequence[str]`, *optional*): the characters that may occur; words with others are left out.
+        charset (`Sequence[str]`, *optional*): the characters that may occur; words with others are left out. Letters
+            are placed one by one from left to right, so that scripts whose letters join, stack or run from right to
+            left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; a reader of them learns from other images.
         backgrounds (`str` or `os.PathLike`, *optional*): a folder of pictures without text; without it backgrounds are
             plain, graded or grained.
         plain_fonts (`Iterable` of `str` or `os.PathLike`, *optional*): fonts for easy images, `fonts` by default.
@@ -76,7 +79,8 @@ class WordRenderer:
 
     Raises:
         FileNotFoundError: if a folder does not exist, or there are no pictures in that of the backgrounds.
-        ValueError: if there is no font, no word of the charset, or a number is out of range.
+        ValueError: if there is no font, no word of the charset, a character that cannot be drawn alone, or a number
+            out of range.
 
     Example:
 
@@ -103,6 +107,14 @@ class WordRenderer:
         self.fonts = find_fonts(fonts)
         self.plain_fonts = self.fonts if plain_fonts is None else find_fonts(plain_fonts)
         self.charset = tuple(charset)
+        shaped = [character for character in self.charset if _needs_shaping(character)]
+        if shaped:
+            raise ValueError(
+                f"charset holds {shaped[:10]}, which join, stack or run from right to left: words are drawn letter by "
+                "letter here, and would not look as they are written. Use a text shaper, or photographs."
+            )
+        if not "".join(self.charset).strip():
+            raise ValueError(f"charset={''.join(self.charset)!r} has nothing to draw.")
         self.words = self._usable(words or ())
         if words and not self.words:
             raise ValueError(f"None of {len(words)} words is made of the charset {''.join(self.charset)!r} alone.")
@@ -115,7 +127,7 @@ class WordRenderer:
 
     def _usable(self, words):
         allowed = set(self.charset)
-        return [word for word in words if word and allowed.issuperset(word)]
+        return [word for word in map(str.strip, words) if word and allowed.issuperset(word)]
 
     def render(
         self,
@@ -157,12 +169,16 @@ class WordRenderer:
     def _pick(self, rng, difficulty, longest, random_share) -> tuple[Font, str]:
         """A font and a text that it can draw."""
         fonts = self.plain_fonts if rng.random() >= difficulty else self.fonts
-        for _ in range(200):
-            font = load_font(fonts[rng.integers(len(fonts))], self.charset)
-            text = font.spell(self._text(rng, longest, random_share))
-            if text is not None and set(self.charset).issuperset(text):
-                return font, text
-        raise ValueError(f"None of 200 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
+        for _ in range(10):
+            text = None
+            # Another font for this text, not another text: most fonts have digits, and few other scripts.
+            for _ in range(50):
+                font = load_font(fonts[rng.integers(len(fonts))], self.charset)
+                text = text or self._text(rng, longest, random_share)
+                spelt = font.spell(text)
+                if spelt is not None and set(self.charset).issuperset(spelt):
+                    return font, spelt
+        raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
 
     def _text(self, rng, longest, random_share) -> str:
         if rng.random() < random_share or not self.words:
@@ -183,7 +199,8 @@ class WordRenderer:
         alphabet = self.charset
         if rng.random() < 0.7:  # punctuation is a third of ASCII, and rare on signs
             alphabet = [character for character in alphabet if character.isalnum()] or alphabet
-        return "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
+        text = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
+        return text.strip() or self._random_text(rng, longest)  # nobody sees a space at an end
 
     def _number(self, rng, longest) -> str:
         length = min(1 + rng.geometric(0.35), longest)
@@ -236,6 +253,12 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
     return sorted(found)
 
 
+def find_complete_font(paths: Iterable[str | os.PathLike], characters: Iterable[str]) -> str:
+    """The font file among `paths` that draws most of the characters; errors are those of [`find_fonts`]."""
+    characters = tuple(characters)
+    return max(find_fonts(paths), key=lambda path: len(load_font(path, characters).advances))
+
+
 @cache
 def load_font(path: str, charset: tuple[str, ...]) -> Font:
     """
@@ -276,6 +299,11 @@ def _load_backgrounds(folder: str | os.PathLike) -> list[Image.Image]:
     if not pictures:
         raise ValueError(f"{folder}: no picture in this folder can be read")
     return pictures
+
+
+def _needs_shaping(character: str) -> bool:
+    is_mark = unicodedata.category(character)[0] == "M" or "\u1100" <= character <= "\u11ff"  # parts of syllables
+    return is_mark or unicodedata.bidirectional(character) in ("R", "AL")
 
 
 def _change_case(rng, word: str) -> str:
@@ -519,4 +547,4 @@ def _through_jpeg(image, quality):
     return Image.open(buffer).convert("RGB")
 
 
-__all__ = ["RenderedWord", "WordRenderer", "find_fonts"]
+__all__ = ["RenderedWord", "WordRenderer", "find_complete_font", "find_fonts"]

@@ -53,7 +53,7 @@ def evaluate_words(
     """
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
     tallies = {CHARSET_NAMES.get(size, size): WordTally(size, longest) for size in charset_sizes}
-    readings = read_items(enumerate(words), _open_word, model, processor, batch_size, num_workers, **generate_options)
+    readings = read_items(enumerate(words), open_word, model, processor, batch_size, num_workers, **generate_options)
     for (row, word), reading in readings:
         text, label = reading.get("text"), word["text"]
         score = reading.get("score", 0.0)
@@ -113,7 +113,8 @@ def to_markdown(report: dict) -> str:
     return "\n".join([caption, "", *lines, *notes]) + "\n"
 
 
-def _open_word(item):
+def open_word(item: tuple[int, dict]):
+    """The image of a numbered row, opened; `ValueError` if there is none."""
     image = item[1]["image"]
     if image is None:
         raise ValueError("there is no image")
@@ -161,4 +162,4 @@ def _cells(found: dict[str, dict] | None, charsets: list[str]) -> list[str]:
     ]
 
 
-__all__ = ["CHARSET_NAMES", "evaluate_words", "make_report", "to_markdown"]
+__all__ = ["CHARSET_NAMES", "evaluate_words", "make_report", "open_word", "to_markdown"]

@@ -42,7 +42,8 @@ def normalize(text: str, charset_size: int | None = 36) -> str:
         text (`str`): the text.
         charset_size (`int`, *optional*, defaults to 36):
             36 (lower-cased letters and digits), 62 (letters and digits) or 94 (and punctuation). With `None` the text
-            stays as it is, for scripts that these leave nothing of.
+            stays as it is, for scripts that these leave nothing of and for spaces; only accents are composed (NFC), as
+            there are two ways to write the same letter.
 
     Raises:
         ValueError: if there is no such charset.
@@ -55,7 +56,7 @@ def normalize(text: str, charset_size: int | None = 36) -> str:
     ```"""
     _check(charset_size)
     if charset_size is None:
-        return text
+        return unicodedata.normalize("NFC", text)
     text = _to_ascii(text)
     charset = CHARSETS[charset_size]
     return "".join(char for char in (text.lower() if charset_size == 36 else text) if char in charset)
@@ -108,7 +109,7 @@ class WordTally:
         """
         label = label or ""
         reference = normalize(label, self.charset_size)
-        if len(label if self.charset_size is None else _to_ascii(label)) > self.max_label_length:
+        if len(reference if self.charset_size is None else _to_ascii(label)) > self.max_label_length:
             self.long_labels += 1
         elif not reference:
             self.empty_labels += 1

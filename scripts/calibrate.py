@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Calibrates the confidences of a reader: fits a temperature to labelled words that it was not trained on."""
+
+import argparse
+import sys
+from itertools import chain
+
+import torch
+from datasets import disable_progress_bars
+from tqdm import tqdm
+from transformers.utils import logging
+
+from clip4str_hf import default_checkpoint
+from clip4str_hf.data.words import load_words
+from clip4str_hf.metrics.calibration import (
+    calibration_errors,
+    fit_temperature,
+    read_for_calibration,
+    write_temperature,
+)
+from clip4str_hf.metrics.evaluation import CHARSET_NAMES
+from clip4str_hf.reading import load_reader
+
+
+CHARSETS = {name: size for size, name in CHARSET_NAMES.items()}
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=f"{__doc__} Every second word, from the first, is for the fit; the others tell what it is worth."
+    )
+    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
+    parser.add_argument(
+        "--data", nargs="+", required=True, metavar="WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
+    )
+    parser.add_argument("--split", help="(default: the only one, among several test)")
+    parser.add_argument("--charset", choices=CHARSETS, default="exact", help="characters that decide what is right")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
+    return parser.parse_args()
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    disable_progress_bars()
+    problems = []
+
+    def report(problem: dict):
+        problems.append(problem)
+        tqdm.write(f"row {problem['row']}: {problem['error']}", file=sys.stderr)
+
+    try:
+        sets = [load_words(data, arguments.split, streaming=True, default_split="test") for data in arguments.data]
+        model, processor = load_reader(arguments.model, arguments.device)
+        rows = tqdm(chain.from_iterable(sets), unit=" words", disable=None)
+        charset_size = CHARSETS[arguments.charset]
+        words = list(read_for_calibration(rows, model, processor, charset_size, arguments.batch_size, report=report))
+        fitted, held_out = words[::2], words[1::2]
+        temperature = round(fit_temperature(fitted), 4)
+        if arguments.write:
+            write_temperature(arguments.model, temperature)
+    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+        sys.exit(str(error))
+
+    before = calibration_errors(held_out, model.config.confidence_temperature)
+    after = calibration_errors(held_out, temperature)
+    print(f"confidence_temperature {temperature:.4f} (was {model.config.confidence_temperature:.4f})")
+    print(f"fitted to {len(fitted)} words; expected calibration error of {len(held_out)} others in %, 15 bins:")
+    for name in before:
+        print(f"{name}: {100 * before[name]:.2f} before, {100 * after[name]:.2f} after")
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

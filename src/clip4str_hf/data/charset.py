@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Character sets as they are given on a command line."""
+
+import unicodedata
+from pathlib import Path
+
+
+def read_charset(argument: str) -> str:
+    """
+    A character set given as itself, or as `@` and the name of a UTF-8 text file of it, for long ones. The lines of the
+    file are joined, spaces in them are characters, and letters with accents are composed (NFC). A set with an `@` of
+    its own must not begin with it.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not UTF-8.
+    """
+    if not argument.startswith("@"):
+        return argument
+    return unicodedata.normalize("NFC", "".join(Path(argument[1:]).read_text(encoding="utf-8-sig").splitlines()))
+
+
+__all__ = ["read_charset"]

@@ -1,0 +1,223 @@
+# SPDX-License-Identifier: Apache-2.0
+"""
+Confidences that are as often right as they say: temperature scaling (Guo et al., "On Calibration of Modern Neural
+Networks", ICML 2017), fitted to whole words.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import torch
+from rapidfuzz.distance import Levenshtein
+
+from ..generation_clip4str import character_probabilities
+from ..modeling_clip4str import Clip4STRForSceneTextRecognition
+from ..processing_clip4str import Clip4STRProcessor
+from ..reading import read_items
+from .evaluation import open_word
+from .protocol import normalize
+
+
+@dataclass
+class WordLogits:
+    """
+    A word that was read, and whether it is right.
+
+    Args:
+        logits (`torch.FloatTensor` of shape `(characters + 1, num_classes)`):
+            Scores before softmax and before any temperature, of the characters of the text and of its end, on the CPU.
+        is_correct (`bool`): whether the text is that of the label.
+        characters (`list[bool]`): which characters of the text are right, in the best alignment with the label.
+    """
+
+    logits: torch.Tensor
+    is_correct: bool
+    characters: list[bool]
+
+
+def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool], num_bins: int = 15) -> float:
+    """
+    How far confidences are from the share that is right: the mean distance over bins of equal width, weighted by what
+    is in them (Guo et al., 2017, equation 3).
+
+    Args:
+        scores (`Sequence[float]`): confidences, 0 to 1.
+        correct (`Sequence[bool]`): whether each is right, as many.
+        num_bins (`int`, *optional*, defaults to 15): bins from 0 to 1; each holds its upper end.
+
+    Raises:
+        ValueError: if there are none, not as many of both, a score is outside 0 to 1 or there is no bin.
+    """
+    scores = torch.as_tensor(scores, dtype=torch.float64)
+    correct = torch.as_tensor(correct, dtype=torch.float64)
+    if not len(scores) or len(scores) != len(correct):
+        raise ValueError(f"{len(scores)} scores need as many outcomes, not {len(correct)}, and at least one.")
+    if num_bins < 1:
+        raise ValueError(f"num_bins={num_bins} must be at least 1.")
+    outside = ~((scores >= 0) & (scores <= 1))
+    if outside.any():
+        raise ValueError(f"Scores must lie in 0 to 1, got {scores[outside][0]}.")
+    bins = (scores * num_bins).ceil().long().sub(1).clamp(min=0)
+    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, scores - correct)
+    return float(gaps.abs().sum() / len(scores))
+
+
+def word_confidences(words: Sequence[WordLogits], temperature: float = 1.0) -> torch.Tensor:
+    """
+    Confidences of words at a temperature: the product over the characters and the end, float64 of shape `(words,)`.
+    """
+    return _Words(words).log_confidences(torch.tensor(temperature, dtype=torch.float64)).exp()
+
+
+def fit_temperature(words: Sequence[WordLogits]) -> float:
+    """
+    The temperature at which the confidences of words say best whether they are right: that of the least cross entropy
+    between a word's confidence and whether it is right. Dividing the logits by it changes no text.
+
+    Args:
+        words (`Sequence[WordLogits]`): words that the reader was not trained on, some hundreds at least.
+
+    Returns:
+        `float`: for [`Clip4STRConfig`]'s `confidence_temperature`; above 1 where the reader is too sure of itself.
+
+    Raises:
+        ValueError: if all words are right, or none is: there is no such temperature then.
+    """
+    num_correct = sum(word.is_correct for word in words)
+    if num_correct in (0, len(words)):
+        raise ValueError(f"{num_correct} of {len(words)} words are right: words of both kinds are needed.")
+    flat = _Words(words)
+    correct = torch.tensor([word.is_correct for word in words])
+    log_temperature = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_temperature], max_iter=100, line_search_fn="strong_wolfe")
+
+    def loss():
+        optimizer.zero_grad()
+        log_right = flat.log_confidences(log_temperature.exp()).clamp(max=-1e-12)
+        log_wrong = torch.log(-torch.expm1(log_right))
+        value = -torch.where(correct, log_right, log_wrong).mean()
+        value.backward()
+        return value
+
+    optimizer.step(loss)
+    return log_temperature.detach().exp().item()
+
+
+def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0, num_bins: int = 15) -> dict[str, float]:
+    """
+    [`expected_calibration_error`] of words and of their characters at a temperature.
+
+    Returns:
+        `dict`: `"words"` and `"characters"`.
+    """
+    flat, divisor = _Words(words), torch.tensor(temperature, dtype=torch.float64)
+    characters = [right for word in words for right in word.characters]
+    return {
+        "words": expected_calibration_error(
+            flat.log_confidences(divisor).exp(), [word.is_correct for word in words], num_bins
+        ),
+        "characters": expected_calibration_error(
+            flat.log_probabilities(divisor)[flat.is_character].exp(), characters, num_bins
+        ),
+    }
+
+
+def read_for_calibration(
+    words: Iterable[dict],
+    model: Clip4STRForSceneTextRecognition,
+    processor: Clip4STRProcessor,
+    charset_size: int | None = None,
+    batch_size: int = 32,
+    num_workers: int = 0,
+    report: Callable[[dict], None] = lambda problem: None,
+) -> Iterator[WordLogits]:
+    """
+    Reads labelled words with the model's own generation options.
+
+    Args:
+        words (`Iterable[dict]`): rows with `image` and `text`, as in [`evaluate_words`].
+        model, processor, batch_size, num_workers: as in [`evaluate_words`].
+        charset_size (`int`, *optional*): 36, 62 or 94 characters that are compared, or `None`, see [`normalize`].
+        report (`Callable`, *optional*): called with a `dict` of `row` and `error` for an image that cannot be read.
+
+    Returns:
+        An iterator over a [`WordLogits`] for each word that was read and whose label counts.
+    """
+    post_process = partial(_texts_and_logits, processor, model.config.confidence_temperature)
+    readings = read_items(enumerate(words), open_word, model, processor, batch_size, num_workers, post_process)
+    for (row, word), reading in readings:
+        label = normalize(word["text"] or "", charset_size)
+        if "error" in reading:
+            report({"row": row, "error": reading["error"]})
+        elif label:
+            right = _right_characters(reading["text"], label, charset_size)
+            yield WordLogits(reading["logits"], normalize(reading["text"], charset_size) == label, right)
+
+
+def write_temperature(folder: str | os.PathLike, temperature: float):
+    """
+    Writes a temperature into the `config.json` of a saved reader, and nothing else.
+
+    Raises:
+        ValueError: if there is no such file in the folder.
+    """
+    path = Path(folder) / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is no folder with a config.json: save the reader into one first.")
+    config = json.loads(path.read_text(encoding="utf-8")) | {"confidence_temperature": temperature}
+    part = path.with_name("config.json.part")
+    part.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    part.replace(path)
+
+
+class _Words:
+    """All positions of all words in one tensor, in float64."""
+
+    def __init__(self, words: Sequence[WordLogits]):
+        logits = torch.cat([word.logits for word in words]).double()
+        # The likeliest class has logit 0, so that its log probability is minus the log-sum-exp of all.
+        self.logits = logits - logits.max(-1, keepdim=True).values
+        self.index = torch.repeat_interleave(torch.tensor([len(word.logits) for word in words]))
+        # Of the positions of a word all are characters but the end.
+        self.is_character = torch.cat([torch.arange(len(word.logits)) < len(word.characters) for word in words])
+        self.num_words = len(words)
+
+    def log_probabilities(self, temperature: torch.Tensor) -> torch.Tensor:
+        # Not above 0 by rounding.
+        return -(self.logits / temperature).logsumexp(-1).clamp(min=0)
+
+    def log_confidences(self, temperature: torch.Tensor) -> torch.Tensor:
+        log_probabilities = self.log_probabilities(temperature)
+        return log_probabilities.new_zeros(self.num_words).index_add(0, self.index, log_probabilities)
+
+
+def _texts_and_logits(processor, temperature, outputs) -> list[dict]:
+    logits = outputs.logits.float().cpu() * temperature
+    _, _, in_text = character_probabilities(logits)
+    words = processor.post_process_text_recognition(outputs)
+    return [word | {"logits": row[counts]} for word, row, counts in zip(words, logits, in_text)]
+
+
+def _right_characters(text: str, label: str, charset_size: int | None) -> list[bool]:
+    """For each character of the text whether the best alignment finds it in the label."""
+    characters = [normalize(character, charset_size) for character in text]
+    right = [False] * len(characters)
+    for tag, start, stop, _, _ in Levenshtein.opcodes(characters, list(label)):
+        if tag == "equal":
+            right[start:stop] = [True] * (stop - start)
+    return right
+
+
+__all__ = [
+    "WordLogits",
+    "calibration_errors",
+    "expected_calibration_error",
+    "fit_temperature",
+    "read_for_calibration",
+    "word_confidences",
+    "write_temperature",
+]
