@@ -43,6 +43,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-workers", type=int, help="threads that open images")
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="accuracy by length, confusions and calibration of each set"
+    )
     arguments = parser.parse_args()
     if not (arguments.data or arguments.benchmarks):
         parser.error("give words with --data or --benchmarks")
@@ -101,12 +104,14 @@ def main() -> int:
             name: source and load_words(source, arguments.split, streaming=True, default_split="test")
             for name, source in sources.items()
         }
-        for folder in (arguments.output, arguments.misreads and arguments.misreads.parent):
+        if arguments.plots:
+            from clip4str_hf.metrics.plots import save_plots  # before anything is read: it may not be installed
+        for folder in (arguments.output, arguments.plots, arguments.misreads and arguments.misreads.parent):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         model, processor = load_reader(arguments.model, arguments.device, **precision)
-    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
         sys.exit(str(error))
     default = model.generation_config.refine_iters
     options = {
@@ -137,6 +142,7 @@ def main() -> int:
                     arguments.batch_size,
                     arguments.num_workers,
                     partial(report, name),
+                    analyze=arguments.plots is not None,
                     **options,
                 )
     data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
@@ -147,6 +153,8 @@ def main() -> int:
     if arguments.output:
         (arguments.output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
         (arguments.output / "results.md").write_text(table, encoding="utf-8")
+    if arguments.plots:
+        save_plots(sets, arguments.plots)
     return 1 if unreadable else 0
 
 
