@@ -51,10 +51,11 @@ def run(folder, beginning, *more):
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
-    assert len(examples) == 3
+    assert len(examples) == 4
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
+    assert (folder / "where.png").exists()
     assert (folder / "my-reader" / "config.json").exists() and (folder / "my-reader" / "vocab.json").exists()
 
 
