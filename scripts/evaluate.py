@@ -45,6 +45,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
     parser.add_argument("--card", type=Path, metavar="FILE", help="model card for the results, made if need be")
+    parser.add_argument(
+        "--plots", type=Path, metavar="FOLDER", help="accuracy by length, confusions and calibration of each set"
+    )
     arguments = parser.parse_args()
     if not (arguments.data or arguments.benchmarks):
         parser.error("give words with --data or --benchmarks")
@@ -103,14 +106,16 @@ def main() -> int:
             name: source and load_words(source, arguments.split, streaming=True, default_split="test")
             for name, source in sources.items()
         }
-        for folder in (arguments.output, arguments.misreads and arguments.misreads.parent):
+        if arguments.plots:
+            from clip4str_hf.metrics.plots import save_plots  # before anything is read: it may not be installed
+        for folder in (arguments.output, arguments.plots, arguments.misreads and arguments.misreads.parent):
             if folder:
                 folder.mkdir(parents=True, exist_ok=True)
         if arguments.card and arguments.card.exists():
             load_card(arguments.card)  # says now, not after the evaluation, that it is none
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         model, processor = load_reader(arguments.model, arguments.device, **precision)
-    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
         sys.exit(str(error))
     default = model.generation_config.refine_iters
     options = {
@@ -141,6 +146,7 @@ def main() -> int:
                     arguments.batch_size,
                     arguments.num_workers,
                     partial(report, name),
+                    analyze=arguments.plots is not None,
                     **options,
                 )
     data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
@@ -153,6 +159,8 @@ def main() -> int:
         (arguments.output / "results.md").write_text(table, encoding="utf-8")
     if arguments.card:
         write_results(arguments.card, result, model)
+    if arguments.plots:
+        save_plots(sets, arguments.plots)
     return 1 if unreadable else 0
 
 

@@ -177,7 +177,7 @@ def runs(benchmarks, tmp_path_factory):
         ("--benchmarks", benchmarks, "--data", f"HOST={WORDS}"): "Two sets are named HOST",
         ("--data", WORDS, "--model", folder / "no model"): "no model",
     }
-    outputs = ["--misreads", folder / "misreads.jsonl", "--output", folder / "output"]
+    outputs = ["--misreads", folder / "misreads.jsonl", "--output", folder / "output", "--plots", folder / "plots"]
     read = ["--benchmarks", benchmarks, "--charset", 36, 94, "--device", "cpu", *outputs]
     words = load_dataset("imagefolder", data_dir=str(WORDS), split="train", cache_dir=str(folder / "cache"))
     DatasetDict(train=words, test=words.select(range(5))).save_to_disk(folder / "words")
@@ -236,6 +236,21 @@ def test_benchmarks_in_lmdb_with_group_means(runs):
         ("HOST", 4, "%", "50%", ["94"]),
         ("WOST", 0, "SEPHORAS", "SEPHORA", ["36", "94"]),
     ]
+
+
+def test_plots_show_the_words_that_count(runs):
+    names = {path.name for path in (runs.folder / "plots").iterdir()}
+    assert names == {f"{name}-{charset}.png" for name in ("HOST", "WOST") for charset in (36, 94)}
+    result = json.loads((runs.folder / "output" / "results.json").read_text(encoding="utf-8"))
+    analysis = result["sets"]["HOST"]["charsets"]["36"]["analysis"]
+    # exit, 79pm and imax are right, exit is read for exits.
+    assert analysis["accuracy_by_length"] == [
+        {"length": 4, "words": 3, "correct": 3},
+        {"length": 5, "words": 1, "correct": 0},
+    ]
+    assert analysis["confusions"] == [{"label": "s", "prediction": "", "count": 1}]
+    assert sum(row["words"] for row in analysis["reliability"]) == 4
+    assert 0 < analysis["expected_calibration_error"] < 0.5
 
 
 def test_what_cannot_be_evaluated_is_said_before_anything_is_read(runs):

@@ -60,6 +60,7 @@ def test_the_python_examples_run(folder):
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
+    assert (folder / "where.png").exists()
     assert (folder / "my-reader" / "config.json").exists() and (folder / "my-reader" / "vocab.json").exists()
 
 

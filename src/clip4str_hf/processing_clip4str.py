@@ -3,6 +3,7 @@
 
 import math
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -198,10 +199,66 @@ class Clip4STRProcessor(ProcessorMixin):
             "char_scores": probabilities[:length],
         }
 
+    def post_process_attentions(
+        self, outputs, branch: str = "cross_modal", target_sizes: Sequence[tuple[int, int]] | None = None
+    ) -> list[torch.Tensor]:
+        """
+        Where in the image each character was read from: the weights of a decoder over the patches, the mean of the
+        heads of its last layer. The class token and the caption are left out, so that the weights of a character sum
+        to what the decoder took from the patches, 1 at most.
+
+        Args:
+            outputs (`ModelOutput`):
+                What `generate(.., return_dict_in_generate=True, output_attentions=True)` or the model gives.
+            branch (`str`, *optional*, defaults to `"cross_modal"`):
+                `"cross_modal"`, or `"visual"` for the visual branch and the characters that it read.
+            target_sizes (`Sequence[tuple[int, int]]`, *optional*):
+                Height and width of each image in pixels, to which the maps are resized (bilinear).
+
+        Returns:
+            `list[torch.FloatTensor]`: for each image a map for each character of its text, float32 of shape
+            `(characters, patch rows, patch columns)`, or `(characters, height, width)` with `target_sizes`.
+
+        Raises:
+            ValueError: if there is no such branch, its weights were not returned, or the sizes do not fit.
+        """
+        if branch not in ("cross_modal", "visual"):
+            raise ValueError(f"branch={branch!r} must be 'cross_modal' or 'visual'.")
+        prefix = "visual_" if branch == "visual" else ""
+        attentions = getattr(outputs, f"{prefix}cross_attentions", None)
+        if not attentions:
+            raise ValueError(
+                f"The outputs hold no {prefix}cross_attentions: ask for output_attentions=True, and for those of the "
+                "cross-modal branch not for visual_only=True."
+            )
+        words = self.post_process_text_recognition(getattr(outputs, f"{prefix}logits"))
+        if target_sizes is not None and len(target_sizes) != len(words):
+            raise ValueError(f"{len(target_sizes)} target_sizes and {len(words)} images do not go together.")
+        patches = outputs.image_features.shape[1] - 1
+        # Image tokens come first, and the class token before them.
+        maps = attentions[-1].float().mean(1)[:, :, 1 : patches + 1].unflatten(-1, self._grid(patches)).cpu()
+        maps = [of_image[: len(word["char_scores"])] for of_image, word in zip(maps, words)]
+        return maps if target_sizes is None else [_resize(*pair) for pair in zip(maps, target_sizes)]
+
+    def _grid(self, patches: int) -> tuple[int, int]:
+        """Rows and columns of the patches, which are square."""
+        size = self.image_processor.size
+        side = math.isqrt(size.height * size.width // patches)
+        rows, columns = size.height // side, size.width // side
+        if rows * columns != patches:
+            raise ValueError(f"{patches} patches do not make up images of {size.height} x {size.width} pixels.")
+        return rows, columns
+
     @property
     def model_input_names(self) -> list[str]:
         """What the model takes of a call's result."""
         return [*self.image_processor.model_input_names, "labels"]
+
+
+def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    if not len(maps):  # an empty text, which `interpolate` refuses
+        return maps.new_zeros(0, *size)
+    return torch.nn.functional.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]
 
 
 __all__ = ["Clip4STRProcessor"]

@@ -9,6 +9,7 @@ from PIL import UnidentifiedImageError
 from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
+from .analysis import WordAnalysis
 from .benchmarks import BENCHMARKS, FIGURES, group_means
 from .protocol import MAX_LABEL_LENGTH, WordTally
 
@@ -24,6 +25,7 @@ def evaluate_words(
     batch_size: int = 32,
     num_workers: int = 0,
     report: Callable[[dict], None] = lambda problem: None,
+    analyze: bool = False,
     **generate_options,
 ) -> dict[str, dict]:
     """
@@ -42,6 +44,8 @@ def evaluate_words(
             Called with each word that is misread or not read, as a `dict` of `row` (`int`, from 0), `image` (`str`,
             its path, or `None`) and `label`, and either of `text`, `score` and `charsets` (`list[str]`, under which it
             is misread), or of `error`. The latter words are not counted, as they say nothing about the reader.
+        analyze (`bool`, defaults to `False`): whether figures hold a [`WordAnalysis`], which keeps numbers of each
+            word.
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
     Returns:
@@ -52,7 +56,10 @@ def evaluate_words(
         ValueError: if there is no such charset or `batch_size` is below 1.
     """
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
-    tallies = {CHARSET_NAMES.get(size, size): WordTally(size, longest) for size in charset_sizes}
+    tallies = {
+        CHARSET_NAMES.get(size, size): WordTally(size, longest, WordAnalysis() if analyze else None)
+        for size in charset_sizes
+    }
     readings = read_items(enumerate(words), open_word, model, processor, batch_size, num_workers, **generate_options)
     for (row, word), reading in readings:
         text, label = reading.get("text"), word["text"]

@@ -22,8 +22,14 @@ import unicodedata
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rapidfuzz.distance import Levenshtein
+
+
+if TYPE_CHECKING:
+    # Never run: `evaluate` copies this file to where it finds no other one.
+    from .analysis import WordAnalysis
 
 
 MAX_LABEL_LENGTH = 25
@@ -72,6 +78,8 @@ class WordTally:
             Under how many characters texts are compared, see [`normalize`].
         max_label_length (`int`, *optional*, defaults to 25):
             Labels with more characters are not counted.
+        analysis ([`WordAnalysis`], *optional*):
+            Gets each word that is counted, too; it keeps some numbers of each.
 
     Attributes:
         words (`int`): words counted.
@@ -84,6 +92,7 @@ class WordTally:
 
     charset_size: int | None = 36
     max_label_length: int = MAX_LABEL_LENGTH
+    analysis: "WordAnalysis | None" = None
     words: int = field(default=0, init=False)
     unreadable: int = field(default=0, init=False)
     empty_labels: int = field(default=0, init=False)
@@ -121,6 +130,8 @@ class WordTally:
             self._correct += prediction == reference
             self._distance += Levenshtein.normalized_distance(prediction, reference)
             self._confidence += score
+            if self.analysis is not None:
+                self.analysis.add(prediction, reference, score)
             return prediction != reference
         return False
 
@@ -130,14 +141,16 @@ class WordTally:
 
         Returns:
             `dict`: `word_accuracy`, `one_minus_ned` and `mean_confidence` (`float`, 0 to 1, or `None` without words),
-            `words`, `unreadable`, `empty_labels` and `long_labels` (`int`).
+            `words`, `unreadable`, `empty_labels` and `long_labels` (`int`); with an analysis also `analysis` (`dict`),
+            what [`~WordAnalysis.results`] gives.
         """
         means = dict.fromkeys(("word_accuracy", "one_minus_ned", "mean_confidence"))
         if self.words:
             sums = (self._correct, self.words - self._distance, self._confidence)
             means = {name: total / self.words for name, total in zip(means, sums)}
         counts = ("words", "unreadable", "empty_labels", "long_labels")
-        return means | {name: getattr(self, name) for name in counts}
+        results = means | {name: getattr(self, name) for name in counts}
+        return results if self.analysis is None else results | {"analysis": self.analysis.results()}
 
 
 def score_words(

@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a word came to be read: both branches, pass by pass, and where in the image they looked."""
+
+from dataclasses import dataclass
+
+import torch
+from rapidfuzz.distance import Levenshtein
+
+from .modeling_clip4str import Clip4STRForSceneTextRecognition
+from .processing_clip4str import Clip4STRProcessor
+
+
+@dataclass
+class Step:
+    """
+    What both branches read in one pass, each as [`~Clip4STRProcessor.post_process_text_recognition`] gives it (`text`,
+    `score`, `char_scores`); the cross-modal branch knows the text of the visual one.
+    """
+
+    visual: dict
+    cross_modal: dict
+
+
+def read_in_steps(
+    image, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor, refine_iters: int = 1
+) -> tuple[list[Step], torch.Tensor]:
+    """
+    Reads one word and keeps what it was read as on the way: after the prediction and after each refinement.
+
+    Args:
+        image: one image of any kind that the processor reads.
+        model ([`Clip4STRForSceneTextRecognition`]): the reader, with `attn_implementation="eager"`.
+        processor ([`Clip4STRProcessor`]): the reader's.
+        refine_iters (`int`, *optional*, defaults to 1): refinements, 0 or more.
+
+    Returns:
+        `(steps, maps)`: `refine_iters + 1` steps, of which the last cross-modal text is the answer, and the map of
+        each of its characters, of shape `(characters, patch rows, patch columns)`, see
+        [`~Clip4STRProcessor.post_process_attentions`].
+
+    Raises:
+        ValueError: if the image cannot be read, the number is negative or the attention is not eager.
+    """
+    if refine_iters < 0:
+        raise ValueError(f"refine_iters={refine_iters} must be at least 0.")
+    pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(model.device, model.dtype)
+    steps = []
+    # Each number of refinements from the start: a single word is read in no time, and `generate` stays what it is.
+    for done in range(refine_iters + 1):
+        outputs = model.generate(
+            pixel_values,
+            refine_iters=done,
+            visual_only=False,
+            output_attentions=True,
+            return_dict_in_generate=True,
+        )
+        words = (processor.post_process_text_recognition(of) for of in (outputs.visual_logits, outputs.logits))
+        steps.append(Step(*(word for (word,) in words)))
+    return steps, processor.post_process_attentions(outputs)[0]
+
+
+def describe_changes(before: str, after: str) -> list[str]:
+    """
+    What turns one text into another, change by change, by the fewest.
+
+    Example:
+
+    ```python
+    >>> describe_changes("Pharnacys", "Pharmacy")
+    ['n → m', '- s']
+    ```"""
+    describe = {
+        "replace": lambda edit: f"{before[edit.src_pos]} → {after[edit.dest_pos]}",
+        "insert": lambda edit: f"+ {after[edit.dest_pos]}",
+        "delete": lambda edit: f"- {before[edit.src_pos]}",
+    }
+    return [describe[edit.tag](edit) for edit in Levenshtein.editops(before, after)]
+
+
+def crop_box(
+    corner: tuple[float, float], opposite: tuple[float, float], size: tuple[int, int]
+) -> tuple[int, int, int, int]:
+    """
+    The box between two of its corners in any order, for `PIL.Image.Image.crop`.
+
+    Args:
+        corner, opposite (`tuple[float, float]`): x and y of pixels that belong to the box.
+        size (`tuple[int, int]`): width and height of the image, beyond which the box does not reach.
+
+    Returns:
+        `tuple[int, int, int, int]`: left, top, right and bottom; the latter two are the first pixels outside.
+
+    Raises:
+        ValueError: if the box is less than 3 pixels wide or high.
+    """
+    (left, right), (top, bottom) = (
+        (max(0, int(min(ends))), min(side, int(max(ends)) + 1)) for ends, side in zip(zip(corner, opposite), size)
+    )
+    if right - left < 3 or bottom - top < 3:
+        raise ValueError(
+            f"A box of {max(0, right - left)} x {max(0, bottom - top)} pixels holds no word: "
+            "it must be at least 3 pixels wide and high."
+        )
+    return left, top, right, bottom
+
+
+__all__ = ["Step", "crop_box", "describe_changes", "read_in_steps"]
