@@ -15,7 +15,7 @@ from clip4str_hf.visualization import GLOW, attention_strip, overlay_attentions
 
 
 DATA = Path(__file__).with_name("data")
-FONTS = sorted((DATA / "fonts").glob("*.woff2"))
+FONTS = sorted((DATA / "fonts").glob("*-latin-*.woff2"))
 WORDS = ["Exit", "MARKET", "station", "Pharmacy", "UNIVERSITY", "2026", "coffee", "Garden"]
 
 

@@ -17,7 +17,6 @@ from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, defa
 from clip4str_hf.metrics.calibration import (
     WordLogits,
     calibration_errors,
-    expected_calibration_error,
     fit_temperature,
     read_for_calibration,
     word_confidences,
@@ -39,29 +38,6 @@ def sampled_words(count: int, sharpening: float) -> list[WordLogits]:
         right = (drawn == logits.argmax(-1)).tolist()
         words.append(WordLogits(sharpening * logits, all(right), right[:-1]))
     return words
-
-
-def test_error_worked_out_by_hand():
-    # Two bins: 0.4 and 0.5 with one right of two, 1.0 and 0.6 with one right of two.
-    error = expected_calibration_error([0.4, 0.5, 1.0, 0.6], [True, False, True, False], num_bins=2)
-    assert error == pytest.approx((abs(0.9 - 1) + abs(1.6 - 1)) / 4)
-    assert expected_calibration_error([1.0, 0.0], [True, False]) == 0
-    assert expected_calibration_error([1.0, 1.0, 1.0, 1.0], [True, True, False, True]) == 0.25
-
-
-@pytest.mark.parametrize(
-    "scores, correct, num_bins, message",
-    [
-        ([], [], 15, "at least one"),
-        ([0.5], [True, False], 15, "1 scores need as many outcomes, not 2"),
-        ([1.5], [True], 15, "must lie in 0 to 1, got 1.5"),
-        ([math.nan], [True], 15, "must lie in 0 to 1, got nan"),
-        ([0.5], [True], 0, "num_bins=0"),
-    ],
-)
-def test_error_of_nonsense_is_refused(scores, correct, num_bins, message):
-    with pytest.raises(ValueError, match=message):
-        expected_calibration_error(scores, correct, num_bins)
 
 
 @pytest.mark.parametrize("sharpening", [0.5, 1.0, 3.0])

@@ -18,6 +18,7 @@ from ..generation_clip4str import character_probabilities
 from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
+from .analysis import expected_calibration_error, reliability_bins
 from .evaluation import open_word
 from .protocol import normalize
 
@@ -37,33 +38,6 @@ class WordLogits:
     logits: torch.Tensor
     is_correct: bool
     characters: list[bool]
-
-
-def expected_calibration_error(scores: Sequence[float], correct: Sequence[bool], num_bins: int = 15) -> float:
-    """
-    How far confidences are from the share that is right: the mean distance over bins of equal width, weighted by what
-    is in them (Guo et al., 2017, equation 3).
-
-    Args:
-        scores (`Sequence[float]`): confidences, 0 to 1.
-        correct (`Sequence[bool]`): whether each is right, as many.
-        num_bins (`int`, *optional*, defaults to 15): bins from 0 to 1; each holds its upper end.
-
-    Raises:
-        ValueError: if there are none, not as many of both, a score is outside 0 to 1 or there is no bin.
-    """
-    scores = torch.as_tensor(scores, dtype=torch.float64)
-    correct = torch.as_tensor(correct, dtype=torch.float64)
-    if not len(scores) or len(scores) != len(correct):
-        raise ValueError(f"{len(scores)} scores need as many outcomes, not {len(correct)}, and at least one.")
-    if num_bins < 1:
-        raise ValueError(f"num_bins={num_bins} must be at least 1.")
-    outside = ~((scores >= 0) & (scores <= 1))
-    if outside.any():
-        raise ValueError(f"Scores must lie in 0 to 1, got {scores[outside][0]}.")
-    bins = (scores * num_bins).ceil().long().sub(1).clamp(min=0)
-    gaps = torch.zeros(num_bins, dtype=torch.float64).index_add(0, bins, scores - correct)
-    return float(gaps.abs().sum() / len(scores))
 
 
 def word_confidences(words: Sequence[WordLogits], temperature: float = 1.0) -> torch.Tensor:
@@ -109,20 +83,20 @@ def fit_temperature(words: Sequence[WordLogits]) -> float:
 
 def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0, num_bins: int = 15) -> dict[str, float]:
     """
-    [`expected_calibration_error`] of words and of their characters at a temperature.
+    [`~metrics.analysis.expected_calibration_error`] of words and of their characters at a temperature.
 
     Returns:
         `dict`: `"words"` and `"characters"`.
     """
     flat, divisor = _Words(words), torch.tensor(temperature, dtype=torch.float64)
     characters = [right for word in words for right in word.characters]
+    sets = {
+        "words": (flat.log_confidences(divisor), [word.is_correct for word in words]),
+        "characters": (flat.log_probabilities(divisor)[flat.is_character], characters),
+    }
     return {
-        "words": expected_calibration_error(
-            flat.log_confidences(divisor).exp(), [word.is_correct for word in words], num_bins
-        ),
-        "characters": expected_calibration_error(
-            flat.log_probabilities(divisor)[flat.is_character].exp(), characters, num_bins
-        ),
+        name: expected_calibration_error(reliability_bins(scores.exp().tolist(), correct, num_bins))
+        for name, (scores, correct) in sets.items()
     }
 
 
@@ -215,7 +189,6 @@ def _right_characters(text: str, label: str, charset_size: int | None) -> list[b
 __all__ = [
     "WordLogits",
     "calibration_errors",
-    "expected_calibration_error",
     "fit_temperature",
     "read_for_calibration",
     "word_confidences",
