@@ -56,7 +56,7 @@ def run(folder, beginning, *more):
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
-    assert len(examples) == 4
+    assert len(examples) == 5
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
@@ -101,7 +101,7 @@ def test_the_commands_that_fill_a_card_and_publish(folder):
     reader = folder / "fine-tuned-reader"
     if not reader.exists():  # the command that fine-tunes was not run before
         shutil.copytree(default_checkpoint(), reader)
-    run(folder, "python scripts/evaluate.py --model")
+    run(folder, "python scripts/evaluate.py --model fine-tuned-reader")
     card = (reader / "README.md").read_text(encoding="utf-8")
     assert "| words (12 words) | refine_iters 1," in card
     assert "[More Information Needed]" in card
