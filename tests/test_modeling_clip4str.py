@@ -58,7 +58,7 @@ def test_the_token_ids_follow_from_the_charset(tmp_path):
         ({"caption_charset": "aB"}, r"caption_charset must be lower case.*\['B'\]"),
         ({"decoder_attention_heads": 5}, "decoder_attention_heads=5 must divide projection_dim=32"),
         ({"text_config": {"projection_dim": 64}}, "text_config.projection_dim=64 and vision_config.projection_dim=32"),
-        ({"text_config": {"vocab_size": 513, "projection_dim": 32}}, "vocab_size=513 must be at least 514"),
+        ({"text_config": {"vocab_size": 513, "projection_dim": 32}}, "vocab_size=513 must lie between 514"),
         ({"image_size": [32]}, r"image_size=\[32\] must be \[height, width\]"),
         ({"image_size": [32, 30]}, r"image_size=\[32, 30\].*multiples of the patch size 8"),
         ({"image_size": [0, 32]}, r"image_size=\[0, 32\]"),

@@ -381,8 +381,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         `resize_token_embeddings`: configuration, generation configuration, decoders and captions change, and all that
         can be kept is kept. Characters that both sets hold, `[E]`, `[B]` and `[P]` keep their embeddings and their
         rows in the heads, whatever their ids become, and positions that both lengths hold keep their queries. New
-        ones start at the mean of the old ones, and have to be trained. To be called before an optimizer is made; the
-        processor is then `Clip4STRProcessor.from_config(model.config, ...)`.
+        ones are drawn at random with the mean and the spread of the old ones, and have to be trained. To be called
+        before an optimizer is made; the processor is then `Clip4STRProcessor.from_config(model.config, ...)`.
 
         Args:
             charset (`str` or `list[str]`, *optional*):
@@ -645,10 +645,16 @@ def _cross_entropy(logits, targets):
 
 
 def _resized(tensor: torch.Tensor, rows: list[int | None]) -> torch.Tensor:
-    """The rows of `tensor` that are asked for, the mean of all where there is `None`."""
-    mean = tensor.float().mean(0, keepdim=True).to(tensor.dtype)
-    index = [len(tensor) if row is None else row for row in rows]
-    return torch.cat([tensor, mean])[index]
+    """
+    The rows of `tensor` that are asked for. Where there is `None`, one drawn from the normal distribution that has
+    mean and standard deviation of the old rows: beside trained rows those of `_init_weights` or of the mean alone are
+    slow to be learnt.
+    """
+    spread, mean = torch.std_mean(tensor.float(), dim=0)
+    drawn = torch.normal(mean.expand(len(rows), *mean.shape), spread.expand(len(rows), *mean.shape))
+    index = torch.tensor([-1 if row is None else row for row in rows], device=tensor.device)
+    is_new = (index < 0).view(-1, *[1] * mean.ndim)
+    return torch.where(is_new, drawn.to(tensor.dtype), tensor[index])
 
 
 def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
