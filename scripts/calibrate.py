@@ -4,6 +4,7 @@
 import argparse
 import sys
 from itertools import chain
+from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
@@ -38,7 +39,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--batch-size", type=int, default=32)
     parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.write and not (Path(arguments.model) / "config.json").is_file():
+        parser.error(f"--write needs a reader in a folder, {arguments.model} is none")
+    return arguments
 
 
 def main() -> int:

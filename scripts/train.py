@@ -145,8 +145,6 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
         config = Clip4STRConfig.from_pretrained(arguments.config_name, **texts, **branches)
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
     model, processor = load_reader(arguments.model_name_or_path or default_checkpoint(), **branches)
-    if arguments.visual_only:
-        model.generation_config.visual_only = True
     if texts:
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor)

@@ -2,6 +2,7 @@
 """Predict and refine: what the options of `generate` do."""
 
 import copy
+import pickle
 import string
 
 import pytest
@@ -171,6 +172,29 @@ def test_a_compiled_reading_is_the_same():
         compiled = read(model, words, compile_config=config, **options)
         assert compiled.sequences.equal(expected.sequences)
         torch.testing.assert_close(compiled.logits, expected.logits, rtol=1e-4, atol=1e-4)
+
+
+def test_a_copy_of_a_reader_compiles_its_own_reading():
+    model, words = tiny_model(), torch.randn(2, 3, 32, 32)
+    torch._dynamo.reset()
+    options = {"compile_config": CompileConfig(backend="eager", mode=None), "visual_only": True, "refine_iters": 0}
+    model.generate(words, **options)
+    other = pickle.loads(pickle.dumps(copy.deepcopy(model)))
+    with torch.no_grad():
+        for parameter in other.visual_decoder.parameters():
+            parameter.neg_()
+    plain = other.generate(words, visual_only=True, refine_iters=0)
+    assert other.generate(words, **options)[:, : plain.shape[1]].equal(plain)
+
+
+def test_a_temperature_moves_no_character_in_half_precision():
+    model = tiny_model().to(torch.bfloat16)
+    words = torch.randn(64, 3, 32, 32, dtype=torch.bfloat16)
+    expected = model.generate(words)
+    model.config.confidence_temperature = 1.3
+    output = read(model, words)
+    assert output.sequences.equal(expected)
+    assert output.logits.argmax(-1)[:, 0].equal(expected[:, 1].clamp(max=94))
 
 
 def test_the_cross_modal_branch_goes_on_after_the_visual_branch(reader, words):

@@ -26,7 +26,7 @@ BLANK = -1
 
 class Clip4STRCaptioner(nn.Module):
     """
-    Turns predicted character ids into caption token ids on the device they are on (METHOD: arXiv 2305.14014, 3.2):
+    Turns predicted character ids into caption token ids on the device they are on (arXiv 2305.14014, 3.2):
     the text up to the first end token is lower-cased character by character, reduced to the caption charset and
     encoded with CLIP's byte-pair encoding, without a host round trip, so that reading is one graph.
 

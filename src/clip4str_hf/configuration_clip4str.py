@@ -80,7 +80,7 @@ class Clip4STRConfig(PreTrainedConfig):
             Whether the cross-modal loss stops at the image features.
         cross_modal_loss_weight (`float`, *optional*, defaults to 1.0):
             Weight of the cross-modal branch in the loss. With 0 that branch and the text tower are neither run nor
-            trained: a reader that is only the visual branch, to be read with `visual_only=True`.
+            trained: a reader that is only the visual branch, with which `generate` then reads by default.
         num_permutations (`int`, *optional*, defaults to 6):
             Orderings of the characters in the training loss (K in the paper): 1 (left to right), or an even number,
             every ordering being followed by its mirror.

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils._pytree import tree_map
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList
 from transformers.utils import ModelOutput
 
@@ -142,14 +143,15 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
                 - `autoregressive` (`bool`, defaults to `True`): predict character after character, or all at once.
                 - `refine_iters` (`int`, defaults to 1): refinements, 0 or more.
-                - `visual_only` (`bool`, defaults to `False`): answer with the visual branch, no text tower.
+                - `visual_only` (`bool`, defaults to `False`, and to `True` for a reader of `cross_modal_loss_weight`
+                  0): answer with the visual branch, no text tower.
                 - `cross_modal_single_pass` (`bool`, defaults to `False`): predict the cross-modal text in one pass
                   from the characters of the visual branch.
                 - `max_length` (`int`, defaults to `max_label_length + 2`): length of `sequences`, begin token
                   included; or `max_new_tokens`.
                 - `output_scores`, `output_attentions`, `return_dict_in_generate` (`bool`): what to return.
                 - `compile_config` (`CompileConfig`): compile the whole reading into one graph of fixed length, on CUDA
-                  a captured one by default. The first call of each batch size takes minutes.
+                  a captured one by default. The first call of each batch size and set of options takes minutes.
             logits_processor (`LogitsProcessorList`, *optional*):
                 Applied to both branches in every pass, from left to right, with the begin token and the characters
                 before as `input_ids`; so are the processors that options such as `suppress_tokens` stand for.
@@ -176,7 +178,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             logits_processor=logits_processor,
             device=pixel_values.device,
         )
-        read = self.read if config.compile_config is None else self._compiled_read(config.compile_config)
+        read = self.read if config.compile_config is None else self._compiled_read
         output = read(pixel_values, config, processors, bool(config.output_attentions), stop_early=not synced_gpus)
         if not config.return_dict_in_generate:
             return output.sequences
@@ -236,7 +238,10 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 captions = self._renew_captions(memory, captions, self.captioner(visual.tokens))
                 answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, select)
 
-        logits = answer.logits / self.config.confidence_temperature
+        logits = answer.logits
+        if self.config.confidence_temperature != 1:
+            # In half precision neighbours would become equal, and the likeliest another.
+            logits = logits.float() / self.config.confidence_temperature
         _, probabilities, in_text = character_probabilities(logits, self.config.eos_token_id)
         return Clip4STRGenerateOutput(
             sequences=self._sequences(answer.tokens),
@@ -250,18 +255,25 @@ class Clip4STRGenerationMixin(GenerationMixin):
             visual_cross_attentions=visual.attentions if output_attentions else None,
         )
 
-    def _compiled_read(self, compile_config):
-        if getattr(self, "_read_compile_config", None) != compile_config:
-            self._read_compile_config = compile_config
-            self._read_compiled = torch.compile(self.read, **compile_config.to_dict())
-        return self._read_compiled
+    def _compiled_read(self, pixel_values, config, *args, **kwargs):
+        """`read` as one graph, which stays with this model for further calls."""
+        if getattr(self, "_read_compile_config", None) != config.compile_config:
+            self._read_compile_config = config.compile_config
+            self._read_compiled = torch.compile(self.read, **config.compile_config.to_dict())
+        torch.compiler.cudagraph_mark_step_begin()
+        # A captured graph writes its next outputs where these are.
+        return tree_map(torch.clone, self._read_compiled(pixel_values, config, *args, **kwargs))
+
+    def __getstate__(self):
+        # The compiled reading is bound to this very model, and no copy may run it.
+        return {name: value for name, value in self.__dict__.items() if not name.startswith("_read_compile")}
 
     def _predict(
         self, decoder, memory, autoregressive, positions, select, stop_early, texts_only, least=1
     ) -> Prediction:
         """
         From the begin token alone: character after character until every row has ended, or all at once. With
-        `texts_only` rows that have ended leave, so that there are no logits, and end tokens stand after the end.
+        `texts_only` rows that have ended leave, so that there are no logits, and what follows an end means nothing.
         """
         begin = self._begin(memory)
         if not autoregressive:
@@ -369,7 +381,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         for name, off in UNSUPPORTED_OPTIONS.items():
             if getattr(config, name, None) not in off:
                 raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")
-        if not isinstance(config.refine_iters, int) or config.refine_iters < 0:
+        if type(config.refine_iters) is not int or config.refine_iters < 0:
             raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
 
 
@@ -385,12 +397,13 @@ def _text_lengths(ids, config):
 
 class _EndWatch:
     """
-    Which rows go on, as far as the host can know without waiting: on a CUDA device what was true some steps ago, since
-    rows that have ended stay so.
+    Which rows go on: on a CUDA device what was true `LAG` steps ago, so that the host need not wait for the step that
+    it has just started. Rows that have ended stay so.
     """
 
+    LAG = 2
+
     def __init__(self):
-        self.known = None
         self.on_the_way = deque()
 
     def going_on(self, ended: torch.BoolTensor) -> torch.LongTensor:
@@ -401,11 +414,11 @@ class _EndWatch:
         event = torch.cuda.Event()
         event.record()
         self.on_the_way.append((event, copy))
-        if self.known is None:
-            self.known = torch.zeros_like(copy)
-        while self.on_the_way and self.on_the_way[0][0].query():
-            self.known = self.on_the_way.popleft()[1]
-        return (~self.known).nonzero()[:, 0].to(ended.device, non_blocking=True)
+        if len(self.on_the_way) <= self.LAG:
+            return torch.arange(len(ended), device=ended.device)
+        event, known = self.on_the_way.popleft()
+        event.synchronize()
+        return (~known).nonzero()[:, 0].to(ended.device, non_blocking=True)
 
 
 def _pad_after_end(ids, config):

@@ -17,7 +17,7 @@ from transformers.utils import is_torch_tensor
 
 class Clip4STRImageProcessor(CLIPImageProcessorPil):
     r"""
-    Image processor of a [`Clip4STRForSceneTextRecognition`] (METHOD, encoders). It is CLIP's, except that
+    Image processor of a [`Clip4STRForSceneTextRecognition`] (arXiv 2305.14014). It is CLIP's, except that
 
     - an image is squashed to `size`: bicubic, without keeping the aspect ratio, without centre crop;
     - it is always the Pillow form, bit-equal to `Image.resize` with or without torchvision, because the released

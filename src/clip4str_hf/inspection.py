@@ -14,7 +14,8 @@ from .processing_clip4str import Clip4STRProcessor
 class Step:
     """
     What both branches read in one pass, each as [`~Clip4STRProcessor.post_process_text_recognition`] gives it (`text`,
-    `score`, `char_scores`); the cross-modal branch knows the text of the visual one.
+    `score`, `char_scores`); the cross-modal branch knows the text of the visual one. With a reader that is the visual
+    branch alone both are its text.
     """
 
     visual: dict
@@ -50,13 +51,13 @@ def read_in_steps(
         outputs = model.generate(
             pixel_values,
             refine_iters=done,
-            visual_only=False,
             output_attentions=True,
             return_dict_in_generate=True,
         )
         words = (processor.post_process_text_recognition(of) for of in (outputs.visual_logits, outputs.logits))
         steps.append(Step(*(word for (word,) in words)))
-    return steps, processor.post_process_attentions(outputs)[0]
+    branch = "visual" if outputs.cross_attentions is None else "cross_modal"
+    return steps, processor.post_process_attentions(outputs, branch)[0]
 
 
 def describe_changes(before: str, after: str) -> list[str]:

@@ -34,11 +34,12 @@ class Clip4STROutput(ModelOutput):
         loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
             Permuted-language-modelling loss of both branches.
         logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
-            Scores of the cross-modal branch before softmax. Without labels: of the reading, `max_label_length + 1`
-            positions after refinement. With labels: from left to right given the labels, as many positions as the
+            Scores of the cross-modal branch before softmax, of the visual one where it reads alone. Without labels: of
+            the reading, `max_label_length + 1` positions after refinement, divided by the configuration's
+            `confidence_temperature`. With labels: from left to right given the labels, as many positions as the
             longest label and its end.
         visual_logits (`torch.FloatTensor` of the shape of `logits`):
-            The same of the visual branch.
+            The same of the visual branch, never divided.
         image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
             Projected features of all tokens of the image tower.
         encoder_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
@@ -314,7 +315,10 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         """A saved reader, its frozen layers frozen; arguments and errors are those of `PreTrainedModel`."""
         loaded = super().from_pretrained(*args, **kwargs)
         # Loading makes new parameters, all of them trainable.
-        (loaded[0] if isinstance(loaded, tuple) else loaded)._freeze_layers()
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model._freeze_layers()
+        if not model.config.cross_modal_loss_weight:  # whatever was saved, that branch is not trained from now on
+            model.generation_config.visual_only = True
         return loaded
 
     @classmethod
@@ -416,7 +420,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         for decoder in (self.visual_decoder, self.cross_decoder):
             decoder.resize(rows, new.max_label_length + 1)
         self.captioner = captioner
-        # In place: the towers' layers hold this very configuration.
+        # In place: the decoders' layers hold this very configuration.
         for name in (*changes, "bos_token_id", "pad_token_id"):
             setattr(self.config, name, getattr(new, name))
         self.generation_config.update(

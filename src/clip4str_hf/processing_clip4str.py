@@ -160,7 +160,7 @@ class Clip4STRProcessor(ProcessorMixin):
 
     def post_process_text_recognition(self, outputs) -> list[dict]:
         """
-        What the logits say (METHOD, tokens: word confidence).
+        What the logits say.
 
         Args:
             outputs (`ModelOutput` or `torch.Tensor`):

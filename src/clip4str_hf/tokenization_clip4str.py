@@ -17,7 +17,7 @@ VOCAB_FILES_NAMES = {"vocab_file": "vocab.json"}
 
 class Clip4STRTokenizer(PreTrainedTokenizer):
     r"""
-    Tokenizer of a [`Clip4STRForSceneTextRecognition`]: one id for each character (METHOD, tokens). `[E]` is 0, the
+    Tokenizer of a [`Clip4STRForSceneTextRecognition`]: one id for each character (arXiv 2305.14014). `[E]` is 0, the
     characters of the charset are 1 to N in their order, `[B]` is N + 1 and `[P]` is N + 2. A label becomes
     `[B] c1 .. cn [E]`, padded with `[P]`.
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation of word crops (METHOD, training: augmentation)."""
+"""Augmentation of word crops (PARSeq, arXiv 2207.06966, and CLIP4STR)."""
 
 import math
 import zlib
