@@ -179,6 +179,8 @@ def test_a_copy_of_a_reader_compiles_its_own_reading():
     torch._dynamo.reset()
     options = {"compile_config": CompileConfig(backend="eager", mode=None), "visual_only": True, "refine_iters": 0}
     model.generate(words, **options)
+    with torch._dynamo.config.patch(error_on_recompile=True):
+        model.generate(words + 1, **options)  # finds what was compiled
     other = pickle.loads(pickle.dumps(copy.deepcopy(model)))
     with torch.no_grad():
         for parameter in other.visual_decoder.parameters():

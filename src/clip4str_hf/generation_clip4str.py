@@ -256,17 +256,11 @@ class Clip4STRGenerationMixin(GenerationMixin):
         )
 
     def _compiled_read(self, pixel_values, config, *args, **kwargs):
-        """`read` as one graph, which stays with this model for further calls."""
-        if getattr(self, "_read_compile_config", None) != config.compile_config:
-            self._read_compile_config = config.compile_config
-            self._read_compiled = torch.compile(self.read, **config.compile_config.to_dict())
+        # What was compiled before is found again by the code of `read`: nothing is kept here that a copy could run.
+        compiled = torch.compile(self.read, **config.compile_config.to_dict())
         torch.compiler.cudagraph_mark_step_begin()
         # A captured graph writes its next outputs where these are.
-        return tree_map(torch.clone, self._read_compiled(pixel_values, config, *args, **kwargs))
-
-    def __getstate__(self):
-        # The compiled reading is bound to this very model, and no copy may run it.
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_read_compile")}
+        return tree_map(torch.clone, compiled(pixel_values, config, *args, **kwargs))
 
     def _predict(
         self, decoder, memory, autoregressive, positions, select, stop_early, texts_only, least=1

@@ -51,6 +51,7 @@ def read_in_steps(
         outputs = model.generate(
             pixel_values,
             refine_iters=done,
+            visual_only=not model.config.cross_modal_loss_weight,  # then the other branch has learnt nothing
             output_attentions=True,
             return_dict_in_generate=True,
         )
