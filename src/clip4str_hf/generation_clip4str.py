@@ -274,7 +274,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             logits, attentions = decoder(begin, memory, num_queries=positions)
             return Prediction(*select(logits), attentions)
         ids = nn.functional.pad(begin, (0, positions), value=self.config.eos_token_id)
-        rows, ended = torch.arange(len(ids), device=ids.device), torch.zeros_like(begin[:, 0], dtype=torch.bool)
+        rows, ended = torch.arange(ids.shape[0], device=ids.device), torch.zeros_like(begin[:, 0], dtype=torch.bool)
         cache, watch, logits, attentions = DynamicCache(), _EndWatch(), [], []
         for step in range(positions):
             step_logits, step_attentions = decoder(ids[rows, step, None], memory, cache=cache)
@@ -342,10 +342,10 @@ class Clip4STRGenerationMixin(GenerationMixin):
     def _renew_captions(self, memory, captions, refined):
         """Puts the features of the captions that a refinement has changed in their place; returns the new captions."""
         if torch.compiler.is_compiling():
-            changed = torch.arange(len(refined), device=refined.device)
+            changed = torch.arange(refined.shape[0], device=refined.device)
         else:
             changed = (refined != captions).any(-1).nonzero()[:, 0]
-        if len(changed):
+        if changed.shape[0]:
             of_texts = self.cross_decoder.project_memory(self.get_text_features(refined[changed]))
             for kept, new in zip(memory, of_texts):
                 for part, new_part in zip(kept, new):

@@ -55,7 +55,9 @@ def read_in_steps(
             output_attentions=True,
             return_dict_in_generate=True,
         )
-        words = (processor.post_process_text_recognition(of) for of in (outputs.visual_logits, outputs.logits))
+        # Only the answer's logits are divided already.
+        visual_logits = outputs.visual_logits.float() / model.config.confidence_temperature
+        words = (processor.post_process_text_recognition(of) for of in (visual_logits, outputs.logits))
         steps.append(Step(*(word for (word,) in words)))
     branch = "visual" if outputs.cross_attentions is None else "cross_modal"
     return steps, processor.post_process_attentions(outputs, branch)[0]
