@@ -319,6 +319,11 @@ def test_unknown_options_and_wrong_values_are_refused(reader, words):
             reader.generate(words[:1], refine_iters=wrong)
 
 
+def test_no_image_at_all_is_refused(reader, words):
+    with pytest.raises(ValueError, match=r"pixel_values of shape \(0, 3, .* hold no image"):
+        reader.generate(words[:0])
+
+
 def test_labels_are_ignored(reader, words):
     assert reader.generate(words, labels=torch.zeros(len(words), 3)).equal(reader.generate(words))
 

@@ -153,6 +153,21 @@ except OSError as error:
     assert not any(b"me/model-first" in content for content in again.values())
 
 
+def test_model_and_processor_are_loaded_from_the_same_revision(pushed, tmp_path):
+    _, model, both = (commit.sha for commit in pushed.repository("me/model-first").branches["main"])
+    code = """
+import json, sys
+from clip4str_hf.reading import load_reader
+model, processor = load_reader("me/model-first", revision=sys.argv[2])
+try:
+    load_reader("me/model-first", revision=sys.argv[1])
+except ValueError as error:
+    print(json.dumps(str(error)))
+"""
+    error = python(pushed, tmp_path / "home", code, model, both)
+    assert error.startswith("me/model-first cannot be loaded on cpu")
+
+
 def test_what_is_pushed_is_whole_in_any_order(pushed):
     files = {name: pushed.files(f"me/{name}") for name in ("processor-first", "model-first", "trained")}
     whole = {".gitattributes", "README.md"} | CODE | PROCESSOR | MODEL

@@ -164,8 +164,11 @@ class Clip4STRGenerationMixin(GenerationMixin):
             `sequences`, or a [`Clip4STRGenerateOutput`] with `return_dict_in_generate=True`.
 
         Raises:
-            ValueError: for options of other decodings (beams, sampling, ...), unknown ones and wrong values.
+            ValueError: for options of other decodings (beams, sampling, ...), unknown ones and wrong values, or
+                without any image.
         """
+        if len(pixel_values) == 0:
+            raise ValueError(f"pixel_values of shape {tuple(pixel_values.shape)} hold no image.")
         kwargs.pop("labels", None)  # Seq2SeqTrainer hands over the whole batch
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
         unknown.pop("output_attentions", None)

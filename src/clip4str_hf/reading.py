@@ -23,6 +23,8 @@ from .processing_clip4str import Clip4STRProcessor
 
 # Height over width from which on a word may run upwards or downwards.
 VERTICAL_RATIO = 1.5
+# Arguments of `from_pretrained` that say where the files are, which the processor's come from too.
+HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
 def load_reader(
@@ -34,14 +36,16 @@ def load_reader(
     Args:
         name (`str` or `os.PathLike`): folder or Hub id.
         device (`str`, *optional*, defaults to `"cpu"`): where the model goes.
-        kwargs: of `from_pretrained` of the model: `dtype=`, `revision=`, ...
+        kwargs: of `from_pretrained` of the model, `dtype=`, ..; those that say where the files are, such as
+            `revision=`, go to the processor too.
 
     Raises:
         ValueError: if there is no such reader or device, with the reason.
     """
+    hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if argument in kwargs}
     try:
         model = Clip4STRForSceneTextRecognition.from_pretrained(name, **kwargs).to(device)
-        return model, Clip4STRProcessor.from_pretrained(name)
+        return model, Clip4STRProcessor.from_pretrained(name, **hub)
     except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
         raise ValueError(f"{name} cannot be loaded on {device}: {error}") from error
 
