@@ -5,6 +5,7 @@ import inspect
 import math
 import string
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +27,8 @@ AUTO_MAP = {
     "AutoProcessor": "processing_clip4str.Clip4STRProcessor",
 }
 CUSTOM_PIPELINES = {
-    "image-to-text": {"impl": "pipeline_clip4str.Clip4STRPipeline", "pt": ["AutoModelForImageTextToText"]}
+    task: {"impl": "pipeline_clip4str.Clip4STRPipeline", "pt": ["AutoModelForImageTextToText"]}
+    for task in ("image-to-text", "image-text-to-text")
 }
 
 DEFAULT_CHARSET = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
@@ -47,9 +49,9 @@ class Clip4STRConfig(PreTrainedConfig):
             The text tower.
         vision_config (`dict` or `CLIPVisionConfig`, *optional*):
             The image tower.
-        image_size (`list[int]`, *optional*):
-            Height and width in pixels of the images that are read. Defaults to the square of the image tower; any
-            other size interpolates the position embeddings of the tower.
+        image_size (`int` or `list[int]`, *optional*):
+            Height and width in pixels of the images that are read, or the side of squares. Defaults to the square of
+            the image tower; any other size interpolates the position embeddings of the tower.
         charset (`str` or `list[str]`, *optional*, defaults to digits, lower case, upper case and ASCII punctuation):
             The characters that can be read, in the order of their ids, each a single code point.
         max_label_length (`int`, *optional*, defaults to 25):
@@ -116,7 +118,7 @@ class Clip4STRConfig(PreTrainedConfig):
         self,
         text_config: dict | CLIPTextConfig | None = None,
         vision_config: dict | CLIPVisionConfig | None = None,
-        image_size: Sequence[int] | None = None,
+        image_size: int | Sequence[int] | None = None,
         charset: str | Sequence[str] = DEFAULT_CHARSET,
         max_label_length: int = 25,
         caption_charset: str | Sequence[str] | None = None,
@@ -137,7 +139,8 @@ class Clip4STRConfig(PreTrainedConfig):
     ):
         self.text_config = _sub_config(CLIPTextConfig, text_config)
         self.vision_config = _sub_config(CLIPVisionConfig, vision_config)
-        self.image_size = [self.vision_config.image_size] * 2 if image_size is None else list(image_size)
+        image_size = self.vision_config.image_size if image_size is None else image_size
+        self.image_size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
         self.charset = characters("charset", charset)
         self.max_label_length = max_label_length
         caption_charset = caption_characters(self.charset) if caption_charset is None else caption_charset
@@ -172,6 +175,13 @@ class Clip4STRConfig(PreTrainedConfig):
             name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()
         }
         return cls(**towers | kwargs)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "Clip4STRConfig":
+        """As in every configuration; what follows from a field that `kwargs` change follows from the new value."""
+        fields = cls.field_names() - set(cls.sub_configs)
+        own = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
+        return super().from_dict({**config_dict, **own}, **kwargs)
 
     def get_text_config(self, *args, **kwargs) -> "Clip4STRConfig":
         """This configuration: the texts of the model are its characters; CLIP's text tower only sees captions."""
@@ -210,6 +220,9 @@ class Clip4STRConfig(PreTrainedConfig):
     def validate_reader(self):
         """Raises `ValueError` where the numbers do not fit together."""
         text, vision = self.text_config, self.vision_config
+        for name in ("max_label_length", "decoder_layers", "decoder_attention_heads", "decoder_mlp_ratio"):
+            if type(getattr(self, name)) is not int or getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1.")
         if text.projection_dim != vision.projection_dim:
             raise ValueError(
                 f"The projections of both towers must have one size, got text_config.projection_dim="
@@ -249,9 +262,6 @@ class Clip4STRConfig(PreTrainedConfig):
             raise ValueError(f"cross_modal_loss_weight={self.cross_modal_loss_weight} must be at least 0.")
         if not 0 < self.confidence_temperature < math.inf:
             raise ValueError(f"confidence_temperature={self.confidence_temperature} must be more than 0.")
-        for name in ("max_label_length", "decoder_layers", "decoder_mlp_ratio"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1.")
         for name, tower in (("num_frozen_text_layers", text), ("num_frozen_image_layers", vision)):
             if not -1 <= getattr(self, name) <= tower.num_hidden_layers:
                 raise ValueError(
@@ -273,7 +283,7 @@ def characters(name: str, charset: str | Sequence[str]) -> str:
     wrong = [entry for entry in entries if not isinstance(entry, str) or len(entry) != 1]
     if wrong:
         raise ValueError(f"{name} must hold single characters, got {wrong}.")
-    repeated = sorted({entry for entry in entries if entries.count(entry) > 1})
+    repeated = sorted(entry for entry, count in Counter(entries).items() if count > 1)
     if repeated:
         raise ValueError(f"{name} holds characters more than once: {repeated}.")
     return "".join(entries)
