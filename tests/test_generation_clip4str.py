@@ -426,6 +426,15 @@ def test_a_lexicon_limits_the_texts(reader, parity_small, words, options):
     assert (found[1], found[3]) == ("STOP", "24h")
 
 
+def test_a_lexicon_is_not_asked_what_follows_an_end(reader, words):
+    lexicon = {(): ids_of(reader, "S2"), "S": ids_of(reader, "T"), "ST": [0], "2": [0]}
+
+    def allowed(batch, ids):
+        return lexicon["".join(reader.config.charset[index - 1] for index in ids[1:].tolist()) or ()]
+
+    assert set(texts(reader, words, prefix_allowed_tokens_fn=allowed)) <= {"ST", "2"}
+
+
 def test_a_pattern_may_differ_from_image_to_image(reader, words):
     digits, letters = ids_of(reader, string.digits), ids_of(reader, string.ascii_lowercase)
 
@@ -485,6 +494,22 @@ def test_a_generation_configuration_object_keeps_the_other_defaults(reader, word
     assert read(reader, words, generation_config=GenerationConfig(refine_iters=0)).logits.equal(expected.visual_logits)
     both = read(reader, words, generation_config=GenerationConfig(refine_iters=0), refine_iters=1, visual_only=False)
     assert both.logits.shape[1] == POSITIONS
+
+
+@pytest.mark.parametrize("plain", [GenerationConfig(), GenerationConfig(max_new_tokens=3)], ids=["empty", "short"])
+def test_a_plain_generation_configuration_is_completed(reader, words, plain):
+    """Files of others, and `Seq2SeqTrainingArguments.generation_config`, put one in the place of the model's."""
+    expected = read(reader, words, max_new_tokens=plain.max_new_tokens or POSITIONS)
+    reader.generation_config = copy.deepcopy(plain)
+    assert read(reader, words).sequences.equal(expected.sequences)
+    reader.generation_config = copy.deepcopy(plain)
+    assert reader(words).logits.equal(expected.logits)
+
+
+@pytest.mark.parametrize("name", ["autoregressive", "visual_only", "cross_modal_single_pass"])
+def test_switches_are_true_or_false(reader, words, name):
+    with pytest.raises(ValueError, match=f"{name}='no' must be True or False"):
+        reader.generate(words, **{name: "no"})
 
 
 def test_forward_reads_with_the_generation_configuration(reader, words):

@@ -118,8 +118,20 @@ class Clip4STRGenerationMixin(GenerationMixin):
             pad_token_id=config.pad_token_id,
             decoder_start_token_id=config.bos_token_id,
             max_length=config.max_label_length + 2,
-            **GENERATION_DEFAULTS | {"visual_only": not config.cross_modal_loss_weight},
+            **self._own_options(),
         )
+
+    def _own_options(self):
+        return GENERATION_DEFAULTS | {"visual_only": not self.config.cross_modal_loss_weight}
+
+    def _complete_generation_config(self):
+        """Files and trainers may have set a plain `GenerationConfig`, which does not know this decoding."""
+        config = self.generation_config
+        for name, value in self._own_options().items():
+            if not hasattr(config, name):
+                setattr(config, name, value)
+        if config.max_length is None and config.max_new_tokens is None:
+            config.max_length = self.config.max_label_length + 2
 
     @torch.no_grad()
     def generate(
@@ -156,7 +168,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 Applied to both branches in every pass, from left to right, with the begin token and the characters
                 before as `input_ids`; so are the processors that options such as `suppress_tokens` stand for.
             prefix_allowed_tokens_fn (`Callable`, *optional*):
-                From the index in the batch and the ids so far to the ids that may follow (a pattern, a lexicon).
+                From the index in the batch and the ids so far to the ids that may follow (a pattern, a lexicon). It is
+                not asked about texts that have ended.
             synced_gpus (`bool`, *optional*):
                 Whether to run all steps, so that processes that share the parameters stay together.
 
@@ -170,6 +183,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
         if len(pixel_values) == 0:
             raise ValueError(f"pixel_values of shape {tuple(pixel_values.shape)} hold no image.")
         kwargs.pop("labels", None)  # Seq2SeqTrainer hands over the whole batch
+        self._complete_generation_config()
+        if prefix_allowed_tokens_fn is not None:
+            prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
         unknown.pop("output_attentions", None)
         self._check_options(config, unknown)
@@ -378,8 +394,16 @@ class Clip4STRGenerationMixin(GenerationMixin):
         for name, off in UNSUPPORTED_OPTIONS.items():
             if getattr(config, name, None) not in off:
                 raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")
+        for name in ("autoregressive", "visual_only", "cross_modal_single_pass"):
+            if not isinstance(getattr(config, name), bool):
+                raise ValueError(f"{name}={getattr(config, name)!r} must be True or False.")
         if type(config.refine_iters) is not int or config.refine_iters < 0:
             raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
+
+
+def _until_the_end(allowed, eos_token_id):
+    """What may follow an end is no question for a lexicon: the end."""
+    return lambda index, ids: [eos_token_id] if (ids == eos_token_id).any() else allowed(index, ids)
 
 
 def _rows_of(memory, rows):
