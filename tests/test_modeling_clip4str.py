@@ -41,6 +41,16 @@ def test_a_configuration_comes_back_from_its_file(tmp_path):
     assert copy.deepcopy(config).to_dict() == config.to_dict()
 
 
+def test_what_is_changed_while_loading_changes_what_follows_from_it(tmp_path):
+    tiny_config(charset="abc").save_pretrained(tmp_path)
+    changed = {"charset": "abcdé", "max_label_length": 9, "image_size": 64}
+    config, unused = Clip4STRConfig.from_pretrained(tmp_path, **changed, return_unused_kwargs=True, other=1)
+    assert (config.num_classes, config.bos_token_id, config.pad_token_id) == (6, 6, 7)
+    assert (config.max_label_length, config.image_size, unused) == (9, [64, 64], {"other": 1})
+    with pytest.raises(ValueError, match="charset is empty"):
+        Clip4STRConfig.from_pretrained(tmp_path, charset="")
+
+
 def test_the_token_ids_follow_from_the_charset(tmp_path):
     config = tiny_config(charset="abc", eos_token_id=7, bos_token_id=8, pad_token_id=9)
     assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == (0, 4, 5)
@@ -67,9 +77,10 @@ def test_the_token_ids_follow_from_the_charset(tmp_path):
         ({"num_permutations": 0}, "num_permutations=0 must be 1 or even"),
         ({"num_permutations": 3}, "num_permutations=3 must be 1 or even"),
         ({"decoder_dropout": 1.0}, r"decoder_dropout=1.0 must lie in \[0, 1\)"),
-        ({"max_label_length": 0}, "max_label_length=0 must be at least 1"),
-        ({"decoder_layers": 0}, "decoder_layers=0 must be at least 1"),
-        ({"decoder_mlp_ratio": 0}, "decoder_mlp_ratio=0 must be at least 1"),
+        ({"max_label_length": 0}, "max_label_length=0 must be a whole number of at least 1"),
+        ({"decoder_layers": 0}, "decoder_layers=0 must be a whole number of at least 1"),
+        ({"max_label_length": 2.5}, "max_label_length=2.5 must be a whole number"),
+        ({"decoder_mlp_ratio": 0}, "decoder_mlp_ratio=0 must be a whole number of at least 1"),
         ({"num_frozen_text_layers": 3}, "num_frozen_text_layers=3 must lie between -1 and the tower's 2 layers"),
         ({"num_frozen_image_layers": -2}, "num_frozen_image_layers=-2 must lie between -1 and the tower's 2 layers"),
     ],
@@ -403,6 +414,12 @@ def test_orderings_begin_left_to_right_and_come_with_their_mirrors():
         assert ordering[1:-1] == mirror[1:-1][::-1]
     assert sample_permutations(n, 1).tolist() == [list(range(n + 2))]
     assert len(sample_permutations(4, 100)) == math.factorial(4)
+
+
+def test_the_loss_of_an_evaluation_is_the_same_each_time(model, pixel_values):
+    labels, state = spell(model, ["abcdef", "Exit", "Market"]), torch.get_rng_state()
+    first, second = (model(pixel_values, labels=labels).loss for _ in range(2))
+    assert first.equal(second) and torch.get_rng_state().equal(state)
 
 
 # Decoder

@@ -464,7 +464,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             return_dict (`bool`, *optional*):
                 Whether to return a [`Clip4STROutput`] or a tuple.
             permutations (`torch.LongTensor` of shape `(orderings, longest label + 2)`, *optional*):
-                The orderings of the loss, left to right first; drawn by `sample_permutations` when not given.
+                The orderings of the loss, left to right first; drawn by `sample_permutations` when not given,
+                in evaluation mode always the same.
 
         Returns:
             [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by the model's generation
@@ -482,6 +483,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         return output if return_dict else output.to_tuple()
 
     def _read_logits(self, pixel_values, output_attentions):
+        self._complete_generation_config()
         reading = self.read(pixel_values, self.generation_config, output_attentions=output_attentions)
         return Clip4STROutput(
             logits=reading.logits,
@@ -495,7 +497,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
     def _train_logits(self, pixel_values, labels, permutations, output_attentions):
         """All orderings at once: rows are images times orderings, the orderings of an image side by side."""
         if permutations is None:
-            permutations = sample_permutations(labels.shape[1] - 2, self.config.num_permutations)
+            # The loss of an evaluation is the same each time, and leaves the randomness of the training alone.
+            generator = None if self.training else torch.Generator().manual_seed(0)
+            permutations = sample_permutations(labels.shape[1] - 2, self.config.num_permutations, generator)
         permutations = permutations.to(labels.device)
         orderings = len(permutations)
         context, targets = self._context_and_targets(labels, orderings)
