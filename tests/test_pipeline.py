@@ -86,6 +86,34 @@ def test_a_processor_that_is_given_is_used(readings):
     assert_same([reader(FILES[0])], readings[:1])
 
 
+def test_the_parts_of_a_processor_may_be_given_alone():
+    parts = Clip4STRProcessor.from_pretrained(default_checkpoint(), image_mean=[0.5] * 3)
+    reader = pipeline("image-to-text", model=default_checkpoint(), image_processor=parts.image_processor)
+    assert reader.processor.image_processor is parts.image_processor
+    reader = pipeline("image-to-text", model=default_checkpoint(), tokenizer=parts.tokenizer)
+    assert reader.processor.tokenizer is parts.tokenizer
+
+
+def test_a_processor_that_does_not_fit_is_refused():
+    wrong = Clip4STRProcessor.from_config(tiny_model().config)
+    with pytest.raises(ValueError, match=r"does not fit this model's .*\[32, 128\]"):
+        pipeline("image-to-text", model=default_checkpoint(), processor=wrong)
+
+
+def test_a_reader_whose_characters_were_changed_reads_them():
+    model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
+    model.resize_charset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    reader = pipeline("image-to-text", model=model)
+    assert reader.processor.tokenizer.charset == model.config.charset
+    assert reader(FILES[0])[0]["generated_text"].isupper()
+
+
+def test_a_saved_pipeline_is_loaded_whole(reader, readings, tmp_path):
+    reader.save_pretrained(tmp_path)
+    for task in ("image-to-text", "image-text-to-text"):
+        assert_same([pipeline(task, model=str(tmp_path))(FILES[0])], readings[:1])
+
+
 def test_image_text_to_text_takes_an_image_with_no_text_or_an_empty_one(readings):
     reader = pipeline("image-text-to-text", model=default_checkpoint())
     calls = [

@@ -3,8 +3,10 @@
 
 from transformers import Pipeline
 
+from .image_processing_clip4str import Clip4STRImageProcessor
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
+from .tokenization_clip4str import Clip4STRTokenizer
 
 
 class Clip4STRPipeline(Pipeline):
@@ -17,7 +19,13 @@ class Clip4STRPipeline(Pipeline):
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
         processor ([`Clip4STRProcessor`], *optional*):
-            By default that of the folder or repository the model was loaded from, or one made from its configuration.
+            By default that of the folder or repository the model was loaded from, or one made from its configuration,
+            where that no longer fits. A model of another revision needs the processor of that revision.
+        tokenizer ([`Clip4STRTokenizer`]), image_processor ([`Clip4STRImageProcessor`]) (*optional*):
+            In place of those of the processor.
+
+    Raises:
+        ValueError: if the processor is of other characters or images than the model.
 
     Example:
 
@@ -36,8 +44,31 @@ class Clip4STRPipeline(Pipeline):
     _load_image_processor = False
     _load_feature_extractor = False
 
-    def __init__(self, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor | None = None, **kwargs):
-        super().__init__(model=model, processor=processor or _find_processor(model), **kwargs)
+    def __init__(
+        self,
+        model: Clip4STRForSceneTextRecognition,
+        processor: Clip4STRProcessor | None = None,
+        tokenizer: Clip4STRTokenizer | None = None,
+        image_processor: Clip4STRImageProcessor | None = None,
+        **kwargs,
+    ):
+        processor = processor or _find_processor(model)
+        if tokenizer is not None or image_processor is not None:
+            processor = Clip4STRProcessor(
+                image_processor or processor.image_processor, tokenizer or processor.tokenizer
+            )
+        if not _fits(processor, model.config):
+            raise ValueError(
+                f"A processor of the characters {processor.tokenizer.charset!r} and of images of "
+                f"{processor.image_processor.size} does not fit this model's {model.config.charset!r} and "
+                f"{model.config.image_size}: Clip4STRProcessor.from_config(model.config) does."
+            )
+        super().__init__(model=model, processor=processor, **kwargs)
+
+    def save_pretrained(self, save_directory, **kwargs):
+        """Saves model and processor; [`Pipeline`] would save the parts of the processor alone."""
+        self.model.save_pretrained(save_directory, **kwargs)
+        self.processor.save_pretrained(save_directory, **kwargs)
 
     def __call__(self, inputs=None, text=None, images=None, **kwargs):
         """
@@ -87,11 +118,25 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
     if not source:
         return Clip4STRProcessor.from_config(model.config)
     try:
-        return Clip4STRProcessor.from_pretrained(source)
+        processor = Clip4STRProcessor.from_pretrained(source)
     except OSError as error:
         raise OSError(
             f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
         ) from error
+    if _fits(processor, model.config):
+        return processor
+    # The model has got other characters or images since it was loaded.
+    images = processor.image_processor if _same_size(processor, model.config) else None
+    return Clip4STRProcessor.from_config(model.config, images)
+
+
+def _fits(processor, config) -> bool:
+    return processor.tokenizer.charset == config.charset and _same_size(processor, config)
+
+
+def _same_size(processor, config) -> bool:
+    size = processor.image_processor.size
+    return [size.height, size.width] == list(config.image_size)
 
 
 def _refuse_prompt(text):
