@@ -2,6 +2,7 @@
 """scripts/read.py: files in, one line for each out."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -119,6 +120,15 @@ def test_without_images_or_model_there_is_a_message(checkpoint, images, tmp_path
     assert (no_model.returncode, no_model.stdout) == (1, "")
     assert "nowhere" in no_model.stderr
     assert "Traceback" not in no_model.stderr
+
+
+def test_weights_that_were_cut_off_are_a_message(checkpoint, images, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "cut")
+    weights = tmp_path / "cut" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    found = read("--model", tmp_path / "cut", images)
+    assert (found.returncode, found.stdout) == (1, "")
+    assert "cut cannot be loaded on cpu" in found.stderr and "Traceback" not in found.stderr
 
 
 def test_a_folder_is_searched_for_images_only(images):

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
+from safetensors import SafetensorError
 
 from .image_processing_clip4str import to_rgb
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
@@ -46,7 +47,8 @@ def load_reader(
     try:
         model = Clip4STRForSceneTextRecognition.from_pretrained(name, **kwargs).to(device)
         return model, Clip4STRProcessor.from_pretrained(name, **hub)
-    except (AssertionError, OSError, RuntimeError, ValueError) as error:  # AssertionError: torch without CUDA
+    except (AssertionError, OSError, RuntimeError, SafetensorError, ValueError) as error:
+        # AssertionError: torch without CUDA
         raise ValueError(f"{name} cannot be loaded on {device}: {error}") from error
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image, ImageDraw, ImageFont
+from safetensors import SafetensorError
 
 # The client of huggingface_hub: the package behind it differs from one version to the next.
 from transformers.image_utils import httpx
@@ -59,7 +60,7 @@ def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: s
             folder, output_loading_info=True, local_files_only=True
         )
         processor = Clip4STRProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
         raise ValueError(f"{folder} cannot be loaded: {error}") from error
     wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
     if wrong:
