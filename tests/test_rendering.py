@@ -187,6 +187,8 @@ def test_curriculum_goes_from_easy_to_difficult_and_real(renderer):
     assert all(len(row["text"]) <= PLAIN_LENGTH for row in rows[:100])
     assert not {row["text"] for row in rows[:100]} & set(WORDS)  # random strings: a language is not to be learnt yet
     assert {row["text"] for row, real in zip(rows, is_real) if real} <= set(real_texts(real))
+    at_once = WordCurriculum(renderer, 400, plain_until=0.25, difficult_from=0.25)
+    assert [at_once.difficulty(index) for index in (0, 99, 100, 399)] == [0, 0, 1, 1]
     again = curriculum[250]
     assert again["text"] == rows[250]["text"] and again["image"].tobytes() == rows[250]["image"].tobytes()
 

@@ -354,6 +354,13 @@ def test_splits_and_tables_of_an_image_folder(tmp_path):
     assert texts_of(clean_words(words)[0]) == ["007"]
 
 
+def test_a_table_that_is_not_utf8_is_named(tmp_path):
+    make_folder(tmp_path / "words", "", "a.png")
+    (tmp_path / "words" / "metadata.csv").write_bytes("file_name,text\na.png,Tür\n".encode("latin-1"))
+    with pytest.raises(ValueError, match=r"metadata\.csv is not UTF-8"):
+        load_words(tmp_path / "words")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_sources_without_words_are_refused(tmp_path, streaming):
     (tmp_path / "empty").mkdir()

@@ -206,6 +206,11 @@ class TextAugmentation(TrainerCallback):
             raise ValueError(f"No column {self.image_column!r} among {sorted(batch)}: give image_column.")
         return {**batch, self.image_column: [self(image) for image in batch[self.image_column]]}
 
+    def on_train_begin(self, args, state, control, **kwargs):
+        """From where a training goes on; [`Trainer`] calls this."""
+        self.epoch = int(state.epoch or 0) - 1
+
     def on_epoch_begin(self, args, state, control, **kwargs):
         """Other augmentations in each epoch; [`Trainer`] calls this."""
-        self.epoch = int(state.epoch)
+        # Counted here: the epoch of the state lags behind in a stream, whose length nobody knows.
+        self.epoch += 1

@@ -76,7 +76,9 @@ class WordCurriculum(data.Dataset):
         progress = index / self.num_words
         if progress >= self.difficult_from:
             return 1.0
-        return max(0.0, progress - self.plain_until) / (self.difficult_from - self.plain_until)
+        if progress <= self.plain_until:
+            return 0.0
+        return (progress - self.plain_until) / (self.difficult_from - self.plain_until)
 
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.num_words:

@@ -24,6 +24,7 @@ logger = logging.get_logger(__name__)
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 BENT_STRIPS = 8
+LARGEST_CROP = (1200, 1200)
 NUMBER_SHAPES = (
     *("${}", "{}%", "{}.99", "#{}", "{}-{}", "{}:00", "+{}", "{}/{}", "({})"),
     *("{}km", "{}th", "{}pm", "{}am", "A{}", "No.{}", "{}{}"),
@@ -293,7 +294,10 @@ def _load_backgrounds(folder: str | os.PathLike) -> list[Image.Image]:
     for file in find_images(folder):
         try:
             with Image.open(file) as picture:
-                pictures.append(picture.convert("RGB"))
+                picture.draft("RGB", LARGEST_CROP)  # photographs are many times as large as words
+                picture = picture.convert("RGB")
+                picture.thumbnail(LARGEST_CROP)
+                pictures.append(picture)
         except OSError as error:
             logger.warning("%s is left out: %s", file, error)
     if not pictures:

@@ -3,7 +3,7 @@
 
 import csv
 import os
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
@@ -301,8 +301,13 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
 
 
 def _columns_of_table(table: str) -> list[str]:
-    with open(table, encoding="utf-8-sig", newline="") as file:
-        return next(csv.reader(file), [])
+    try:
+        with open(table, encoding="utf-8-sig", newline="") as file:
+            columns = next(csv.reader(file), [])
+            deque(file, maxlen=0)  # to the end, as the rest must be readable too
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{table} is not UTF-8, save it as UTF-8: {error}") from None
+    return columns
 
 
 def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[dict]:
