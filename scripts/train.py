@@ -79,8 +79,13 @@ class DataArguments:
     validation_split: str | None = field(default=None, metadata={"help": "of validation_data"})
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     text_column: str | None = field(default=None, metadata={"help": "column of the texts, by default text or label"})
-    streaming: bool = field(default=False, metadata={"help": "read the words anew in each epoch, copy nothing"})
-    clean_labels: bool = field(default=True, metadata={"help": "clean up labels as the benchmarks do, to ASCII"})
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "read train_data anew in each epoch, copy nothing; several sets take turns, word by word"},
+    )
+    clean_labels: bool = field(
+        default=True, metadata={"help": "clean labels up as the benchmarks do, into the reader's characters"}
+    )
     augment: bool = field(default=True, metadata={"help": "RandAugment for text on the training words"})
     augment_magnitude: float = field(default=5.0, metadata={"help": "strength of it, 0 to 10"})
     fonts: list[str] = field(
@@ -122,6 +127,10 @@ class TrainingArguments(Seq2SeqTrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
         super().__post_init__()
+        if self.label_smoothing_factor:
+            raise ValueError(
+                f"label_smoothing_factor={self.label_smoothing_factor} must be 0: the loss is the model's."
+            )
 
 
 def has_bf16(use_cpu: bool) -> bool:
@@ -162,20 +171,23 @@ def text_options(arguments: ModelArguments) -> dict:
 
 
 def load_clean(
-    source: str, split: str | None, processor: Clip4STRProcessor, arguments: DataArguments
+    source: str, split: str | None, processor: Clip4STRProcessor, arguments: DataArguments, streaming: bool
 ) -> Dataset | IterableDataset:
     words = load_words(
-        source, split, arguments.streaming, image_column=arguments.image_column, text_column=arguments.text_column
+        source, split, streaming, image_column=arguments.image_column, text_column=arguments.text_column
     )
     words, report = clean_words(words, processor, arguments.clean_labels)
-    if not arguments.streaming:
+    if not streaming:
         logger.info("%s: %s", source, report)
     return words
 
 
 def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int):
     """Training words, or `None` if all are rendered, and validation words, or `None`."""
-    parts = [load_clean(source, arguments.train_split, processor, arguments) for source in arguments.train_data]
+    parts = [
+        load_clean(source, arguments.train_split, processor, arguments, arguments.streaming)
+        for source in arguments.train_data
+    ]
     if not parts:
         train = None
     elif arguments.streaming:
@@ -183,7 +195,8 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
     else:
         train = concatenate_datasets(parts)
     if arguments.validation_data is not None:
-        return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments)
+        # Never a stream, of which processes would get unequal parts.
+        return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments, False)
     if train is None or arguments.streaming:
         return train, None
     parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
@@ -267,12 +280,23 @@ def main():
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
     if not data_arguments.train_data and not data_arguments.fonts:
         parser.error("give --train_data, --fonts or both")
+    if data_arguments.streaming and data_arguments.fonts:
+        parser.error("--streaming does not go with --fonts: real words are drawn at random among the rendered ones")
+    if data_arguments.streaming and training.world_size > 1 and "epoch" in strategies(training):
+        parser.error(
+            "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
+            "--save_strategy steps --save_steps N"
+        )
     set_seed(training.seed)
     model, processor = make_reader(model_arguments)
     if model_arguments.num_permutations is not None:
         model.config.num_permutations = model_arguments.num_permutations
+        model.config.validate_reader()
     trainer = make_trainer(model, processor, data_arguments, training)
-    trainer.train(resume_from_checkpoint=training.resume_from_checkpoint or last_checkpoint(training.output_dir))
+    checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
+    if checkpoint:
+        logger.warning("The training of %s goes on; another one needs another output_dir.", checkpoint)
+    trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
@@ -286,6 +310,10 @@ def main():
         trainer.push_to_hub(**sources)
     else:
         trainer.create_model_card(**sources)
+
+
+def strategies(training: TrainingArguments) -> set[str]:
+    return {str(training.eval_strategy.value), str(training.save_strategy.value)}
 
 
 def last_checkpoint(folder: str) -> str | None:

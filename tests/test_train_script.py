@@ -160,7 +160,12 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
     ids=["torchrun", "accelerate"],
 )
 def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
-    data = ["--train_data", lmdb, "--streaming", "--validation_data", WORDS] if streamed else RENDERED
+    # Eleven words are no equal parts for two processes.
+    eleven = shutil.copytree(WORDS, tmp_path / "eleven")
+    *rows, left_out = (eleven / "metadata.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    (eleven / "metadata.csv").write_text("".join(rows), encoding="utf-8")
+    (eleven / left_out.partition(",")[0]).unlink()
+    data = ["--train_data", lmdb, "--streaming", "--validation_data", eleven] if streamed else RENDERED
     options = ["--config_name", tiny, *data, "--max_steps", "2", *SMALL, *STEPS]
     command = [sys.executable, "-m", *launcher, SCRIPT, *options, "--output_dir", tmp_path / "out"]
     done = subprocess.run(
@@ -193,6 +198,9 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
         (["--train_data", WORDS, "--charset", "@absent.txt"], "absent.txt"),
         (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),
         (["--train_data", "nowhere/at-all/here"], "nowhere"),
+        ([*RENDERED, "--train_data", WORDS, "--streaming"], "--streaming does not go with --fonts"),
+        (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1 must be 0"),
+        (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),
     ],
 )
 def test_says_what_is_missing(tmp_path, arguments, message, capsys):
