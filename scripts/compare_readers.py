@@ -21,7 +21,6 @@ from time import perf_counter
 
 import numpy as np
 import torch
-from datasets import Image as ImageColumn
 from datasets import disable_progress_bars
 from PIL import Image
 from tqdm import tqdm
@@ -29,6 +28,7 @@ from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
+from clip4str_hf.metrics.evaluation import open_word
 from clip4str_hf.metrics.protocol import WordTally
 from clip4str_hf.reading import load_reader
 
@@ -159,12 +159,11 @@ def load_crops(sets: dict[str, str], report: Callable[[str], None]) -> list[Word
     """Decoded before anything is timed; what cannot be is reported."""
     words = []
     for name, source in sets.items():
-        for row, word in enumerate(load_words(source)):
+        for row, word in enumerate(load_words(source, default_split="test")):
             try:
-                image = ImageColumn().decode_example(word["image"])
-                words.append(Word(name, image.convert("RGB"), word["text"]))
+                words.append(Word(name, open_word((row, word)).convert("RGB"), word["text"]))
             except (OSError, ValueError) as error:
-                report(f"{name}, {word['image']['path'] or f'row {row}'}: {error}")
+                report(f"{name}, {(word['image'] or {}).get('path') or f'row {row}'}: {error}")
     return words
 
 
