@@ -147,10 +147,11 @@ def damaged(path):
         (lambda path: path.write_text("a text, no checkpoint"), ""),
         (damaged, ""),
         (lambda path: torch.save([1, 2], path), "holds a list"),
+        (lambda path: torch.save({"state_dict": None}, path), "holds a NoneType as state_dict"),
         (lambda path: torch.save({"epoch": 3}, path), "are not tensors"),
         (lambda path: torch.save({"weight": torch.ones(1)}, path), "no CLIP4STR checkpoint"),
     ],
-    ids=["missing", "empty", "text", "damaged", "list", "no tensors", "another model"],
+    ids=["missing", "empty", "text", "damaged", "list", "nothing", "no tensors", "another model"],
 )
 def test_what_is_no_checkpoint_is_named(convert, make, reason, tmp_path):
     make(tmp_path / "some.ckpt")

@@ -108,7 +108,8 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     assert image.mode == "I;16"
     image.save(tmp_path / "grey.png")
     swapped = Image.frombytes("I;16B", image.size, sixteen.astype(">u2").tobytes())
-    for given in (image, swapped, tmp_path / "grey.png", sixteen, sixteen.astype(np.int32)):
+    arrays = (sixteen, sixteen.astype(">u2"), sixteen.astype(np.int32))
+    for given in (image, swapped, tmp_path / "grey.png", *arrays):
         same(given, expected)
     same(Image.fromarray(sixteen.astype(np.int32)), expected)
     same(expected.convert("I"), expected)
@@ -188,7 +189,8 @@ def test_paths_and_data_urls_are_read(tmp_path, word):
     word.save(path)
     same(str(path), word)
     same(path, word)
-    same("data:image/png;base64," + base64.b64encode(path.read_bytes()).decode(), word)
+    for kind in ("image/png", "application/octet-stream", ""):
+        same(f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode(), word)
 
 
 def test_http_urls_are_read(tmp_path, word):
@@ -243,6 +245,11 @@ def test_an_unreadable_item_is_named(tmp_path, word):
 def test_what_is_no_image_is_named_by_its_type(word, thing):
     with pytest.raises(TypeError, match=f"Image 1 is of type {type(thing).__name__}"):
         pixels([word, thing])
+
+
+def test_pixels_that_are_not_rescaled_are_not_normalised(processor, word):
+    with pytest.raises(ValueError, match="do_rescale=False goes with do_normalize=False"):
+        processor(word, do_rescale=False)
 
 
 def test_no_image_at_all_is_an_error(processor):

@@ -71,6 +71,8 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dictionary of tensors.")
     state = checkpoint.get("state_dict", checkpoint)
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__} as state_dict, not a dictionary of tensors.")
     wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if wrong:
         raise ValueError(f"{path} holds no weights: {wrong[:5]} are not tensors.")

@@ -39,7 +39,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
     Raises:
         TypeError: if an item is not an image; the message names its position and type.
         ValueError: if an image cannot be read; the message names its position, and its path or URL if it has one.
-            Also if `size` has no height and width, or no image is given.
+            Also if `size` has no height and width, pixels of 0 to 255 would be normalised, or no image is given.
     """
 
     _auto_class = "AutoImageProcessor"  # saved with its code
@@ -93,6 +93,11 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
                 f"size must hold height and width, got {dict(size)}: words are squashed, their aspect ratio is not "
                 "kept. `Clip4STRProcessor.from_clip_processor` takes over the processor of a CLIP."
             )
+        if kwargs["do_normalize"] and not kwargs["do_rescale"]:
+            raise ValueError(
+                "do_rescale=False goes with do_normalize=False alone: mean and deviation are of pixels from 0 to 1, "
+                "and images of floats are read as 8-bit too."
+            )
         return kwargs
 
 
@@ -108,7 +113,7 @@ def _open(source: str) -> Image.Image:
     file: str | BytesIO
     if source.startswith(("http://", "https://")):
         file = BytesIO(httpx.get(source, follow_redirects=True).raise_for_status().content)
-    elif source.startswith("data:image/"):
+    elif source.startswith("data:"):
         file = BytesIO(base64.b64decode(source.partition(",")[2]))
     else:
         file = source
@@ -168,7 +173,7 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     if not (low >= 0 and high <= limit):  # not the other way round, so that NaN fails
         raise ValueError(f"pixels of type {pixels.dtype} must lie in 0 to {limit}, got {low} to {high}")
     if limit == 65535:
-        limit = 65535 if pixels.dtype == np.uint16 or high > 255 else 255
+        limit = 65535 if (pixels.dtype.kind, pixels.dtype.itemsize) == ("u", 2) or high > 255 else 255
     return np.rint(pixels * np.float32(255 / limit)).astype(np.uint8)
 
 
