@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cuts the folder `parity` down to `tests/data`: `python tests/make_parity_small.py ../shared/parity`."""
+"""Cuts the folder `parity` down to `tests/data`: `python tests/make_parity_small.py FOLDER`."""
 
 import json
 import sys

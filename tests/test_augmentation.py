@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Augmentation: METHOD's operations, seeded, on any image."""
+"""Augmentation: the operations of the paper, seeded, on any image."""
 
 import subprocess
 import sys

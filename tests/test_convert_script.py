@@ -2,7 +2,6 @@
 """scripts/convert_clip4str_checkpoint.py, and the sizes that conversion reads off tensors."""
 
 import importlib.util
-import json
 import os
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor
 from clip4str_hf.conversion_clip4str import convert_original_checkpoint
@@ -18,13 +16,15 @@ from clip4str_hf.conversion_clip4str import convert_original_checkpoint
 
 ROOT = Path(__file__).parents[1]
 SCRIPT = ROOT / "scripts" / "convert_clip4str_checkpoint.py"
-PARITY = ROOT.parent / "shared" / "parity"
-needs_parity = pytest.mark.skipif(not PARITY.is_dir(), reason=f"the original's outputs are not at {PARITY}")
 
 
 @pytest.fixture
-def original():
-    return torch.load(PARITY / "tiny.ckpt", weights_only=True)
+def original(parity_small):
+    """What a file of the original holds, for a test to change."""
+    return {
+        "state_dict": dict(parity_small.state),
+        "hyper_parameters": dict(parity_small.expected["hyper_parameters"]),
+    }
 
 
 @pytest.fixture
@@ -42,23 +42,18 @@ def convert(monkeypatch):
     return run
 
 
-def texts_of(folder, count=12):
+def check_texts(folder, parity):
     model = Clip4STRForSceneTextRecognition.from_pretrained(folder)
     processor = Clip4STRProcessor.from_pretrained(folder)
-    pixel_values = load_file(PARITY / "tiny.safetensors")["pixel_values"][:count]
-    outputs = model.generate(pixel_values, return_dict_in_generate=True)
-    return [reading["text"] for reading in processor.post_process_text_recognition(outputs)]
+    outputs = model.generate(parity.pixel_values, return_dict_in_generate=True)
+    texts = [reading["text"] for reading in processor.post_process_text_recognition(outputs)]
+    assert texts == parity.expected["settings"]["ar_refine1"]["text"]
 
 
-def expected_texts(count=12):
-    setting = json.loads((PARITY / "tiny.json").read_text())["settings"]["ar_refine1"]
-    return setting["text"][:count]
-
-
-@needs_parity
-def test_the_folder_reads_what_the_original_reads(tmp_path):
+def test_the_folder_reads_what_the_original_reads(parity_small, original, tmp_path):
+    torch.save(original, tmp_path / "tiny.ckpt")
     folder = tmp_path / "not there yet" / "reader"
-    command = [sys.executable, SCRIPT, "--checkpoint", PARITY / "tiny.ckpt", "--output-dir", folder]
+    command = [sys.executable, SCRIPT, "--checkpoint", tmp_path / "tiny.ckpt", "--output-dir", folder]
     found = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False, timeout=120)
     assert (found.returncode, found.stderr) == (0, "")
     for fact in ("3 layers, width 128, 2 heads", "64 x 64 pixels", "94 characters", "25 characters", "4,187,454"):
@@ -66,14 +61,13 @@ def test_the_folder_reads_what_the_original_reads(tmp_path):
     assert f"--model {folder}" in found.stdout.splitlines()[-1]
     assert os.listdir(folder.parent) == ["reader"]
 
-    assert texts_of(folder) == expected_texts()
+    check_texts(folder, parity_small)
     processor = Clip4STRProcessor.from_pretrained(folder)
     assert dict(processor.image_processor.size) == {"height": 64, "width": 64}
     assert processor.image_processor.image_mean == pytest.approx([0.48145466, 0.4578275, 0.40821073])
 
 
-@needs_parity
-def test_sizes_come_from_the_tensors_and_not_from_the_name(convert, original, tmp_path):
+def test_sizes_come_from_the_tensors_and_not_from_the_name(convert, parity_small, original, tmp_path):
     # Under the name of a far larger model, and with its sizes in the hyper-parameters.
     checkpoint = tmp_path / "clip4str_huge_3e942729b1.pt"
     original["hyper_parameters"] |= {"img_size": [224, 224], "patch_size": [14, 14], "embed_dim": 1024, "dec_depth": 2}
@@ -81,12 +75,11 @@ def test_sizes_come_from_the_tensors_and_not_from_the_name(convert, original, tm
     folder = tmp_path / "clip4str-b16"
     folder.mkdir()  # an empty folder is taken
     convert(checkpoint, folder, "--image-normalization", "half")
-    assert texts_of(folder) == expected_texts()
+    check_texts(folder, parity_small)
     processor = Clip4STRProcessor.from_pretrained(folder).image_processor
     assert [*processor.image_mean, *processor.image_std] == [0.5] * 6
 
 
-@needs_parity
 def test_tensors_that_do_not_fit_are_all_named(convert, original, tmp_path):
     state = original["state_dict"]
     del state["cross_decoder.norm.bias"], state["clip_model.ln_final.weight"]
@@ -113,8 +106,7 @@ class Custom:
     """What a checkpoint of unknown origin may hold."""
 
 
-@needs_parity
-def test_a_pickle_runs_no_code_unless_allowed(convert, original, tmp_path):
+def test_a_pickle_runs_no_code_unless_allowed(convert, parity_small, original, tmp_path):
     original["callbacks"] = Custom()
     torch.save(original, tmp_path / "custom.ckpt")
     with pytest.raises(SystemExit, match="allow pickle explicitly"):
@@ -122,7 +114,7 @@ def test_a_pickle_runs_no_code_unless_allowed(convert, original, tmp_path):
     assert not (tmp_path / "reader").exists()
     with pytest.warns(UserWarning, match=r"custom\.ckpt is unpickled without limits"):
         convert(tmp_path / "custom.ckpt", tmp_path / "reader", "--allow-pickle")
-    assert texts_of(tmp_path / "reader", 2) == expected_texts(2)
+    check_texts(tmp_path / "reader", parity_small)
 
 
 def test_an_output_folder_with_files_is_left_alone(convert, tmp_path):
@@ -207,7 +199,6 @@ def shapes_of_original(image, text, size, vocab_size=49408):
     return shapes
 
 
-@needs_parity
 def test_the_shapes_below_are_those_of_the_original(original):
     shapes = {name: tuple(tensor.shape) for name, tensor in original["state_dict"].items()}
     assert shapes_of_original(image=(128, 3), text=(64, 3), size=(4, 16, 64)) == shapes

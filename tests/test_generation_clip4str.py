@@ -200,7 +200,7 @@ def test_a_temperature_moves_no_character_in_half_precision():
 
 
 def test_the_cross_modal_branch_goes_on_after_the_visual_branch(reader, words):
-    """METHOD, inference 3: a cross-modal text that is longer than the visual ones keeps its tail."""
+    """A cross-modal text that is longer than the visual ones keeps its tail."""
 
     class Shorten(LogitsProcessor):
         """Ends the visual text, which is decoded first, after one character."""
@@ -519,7 +519,7 @@ def test_forward_reads_with_the_generation_configuration(reader, words):
 
 
 def test_a_deep_decoder_refines_with_a_content_stream_that_sees_the_same(words):
-    """METHOD, inference 4: content and queries have one mask."""
+    """Content and queries have one mask."""
     model = tiny_model(decoder_layers=2)
     pixel_values = torch.randn(4, 3, 32, 32)
     first, output = (read(model, pixel_values, refine_iters=count, visual_only=True) for count in (0, 1))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Any image of a word -> pixels (METHOD, encoders)."""
+"""Any image of a word -> pixels."""
 
 import base64
 import http.server

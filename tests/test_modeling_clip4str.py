@@ -363,7 +363,7 @@ def test_the_cross_modal_loss_reaches_neither_image_tower_nor_visual_decoder(pix
 
 @pytest.mark.parametrize(("layers", "count"), [(1, 1), (2, 6)])
 def test_the_loss_is_that_of_one_ordering_after_the_other(pixel_values, layers, count):
-    """METHOD, training: the orderings one by one, each with masks written as loops over positions."""
+    """The orderings one by one, each with masks written as loops over positions."""
     model = tiny_model(decoder_layers=layers)
     config, labels = model.config, spell(model, LABELS)
     labels = labels.masked_fill(labels == -100, config.pad_token_id)
@@ -427,7 +427,7 @@ def test_the_loss_of_an_evaluation_is_the_same_each_time(model, pixel_values):
 
 @pytest.mark.parametrize("layers", [1, 2, 3])
 def test_kept_keys_and_values_change_nothing(pixel_values, layers):
-    """METHOD, inference 2: left to right, the whole context again for every character."""
+    """Left to right, the whole context again for every character."""
     model = tiny_model(decoder_layers=layers)
     output = model.generate(
         pixel_values, refine_iters=0, visual_only=True, return_dict_in_generate=True, synced_gpus=True

@@ -3,20 +3,17 @@
 
 import json
 import math
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import load_file
 from transformers import AutoImageProcessor, AutoProcessor, AutoTokenizer, CLIPImageProcessorPil
 
 from clip4str_hf import Clip4STRImageProcessor, Clip4STRProcessor, Clip4STRTokenizer
 
 
-PARITY = Path(__file__).parents[2] / "shared" / "parity"
 SETTINGS = [f"ar_refine{refinements}{cross}" for refinements in (0, 1, 2) for cross in ("", "_single_pass_cross")]
 
 
@@ -157,11 +154,11 @@ def test_the_size_of_a_clips_processor_can_be_replaced():
     assert Clip4STRProcessor.from_clip_processor(uncropped).image_processor.size.width == 56
 
 
-@pytest.mark.skipif(not PARITY.is_dir(), reason=f"no {PARITY}: outputs of the reference are not at hand")
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_texts_and_confidences_are_those_of_the_reference(processor, setting):
-    expected = json.loads((PARITY / "tiny.json").read_text("utf-8"))["settings"][setting]
-    logits = load_file(PARITY / "tiny.safetensors")[f"{setting}.logits"]
+def test_texts_and_confidences_are_those_of_the_reference(processor, parity, setting):
+    fields = parity.expected["settings"][setting].items()
+    expected = {name: [values[row] for row in parity.with_logits] for name, values in fields}
+    logits = parity.outputs[f"{setting}.logits"]
     for outputs in (logits, SimpleNamespace(logits=logits)):
         results = processor.post_process_text_recognition(outputs)
         assert [result["text"] for result in results] == expected["text"]

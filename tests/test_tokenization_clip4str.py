@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Characters <-> ids (METHOD, tokens)."""
+"""Characters <-> ids."""
 
 import json
 import string
