@@ -56,7 +56,7 @@ def run(folder, beginning, *more):
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
-    assert len(examples) == 5
+    assert len(examples) == 6
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
@@ -81,6 +81,7 @@ def test_the_command_that_fine_tunes(folder):
     printed = run(folder, "python scripts/train.py --train_data tests")
     assert "eval_word_accuracy" in printed
     assert (folder / "fine-tuned-reader" / "model.safetensors").exists()
+    assert len(run(folder, "python scripts/read.py --model fine-tuned-reader").splitlines()) == 12
 
 
 def test_the_command_that_trains_from_nothing(folder):

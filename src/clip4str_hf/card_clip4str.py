@@ -31,7 +31,7 @@ reader = pipeline("image-to-text", model="{{ repo_id }}", trust_remote_code=True
 reader("word.png")  # [{'generated_text': ..., 'score': ...}]
 ```
 
-The code of the model is in this repository: Transformers and PyTorch are all that is needed.
+The code of the model is in this repository: Transformers, PyTorch and Pillow are all that is needed.
 
 ## Model
 
