@@ -67,6 +67,13 @@ def test_texts_are_of_the_charset_and_no_longer_than_asked():
     assert len(set(texts)) > 40
 
 
+def test_words_are_put_into_the_case_and_the_composition_of_the_charset():
+    renderer = WordRenderer(FONTS, ["exit", "cafe\u0301", "naïve"], charset="CAFÉEXIT")
+    assert renderer.words == ["EXIT", "CAFÉ"]
+    assert {"EXIT", "CAFÉ"} <= {renderer.render(index).text for index in range(60)}
+    assert WordRenderer(FONTS, ["Exit"], charset="exit").words == ["exit"]
+
+
 def test_words_come_in_several_cases_and_among_random_strings(renderer):
     texts = [renderer.render(index).text for index in range(300)]
     known = [text for text in texts if text.lower() in map(str.lower, WORDS)]

@@ -86,6 +86,9 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             charset = in_file
         self.charset = characters("charset", DEFAULT_CHARSET if charset is None else charset)
         self.vocab = _vocabulary(self.charset, special)
+        # The case that the letters have, if they have one only.
+        lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
+        self._fold = str if lower == upper else str.lower if lower else str.upper
         self.max_label_length = max_label_length
         self.clean_labels = clean_labels
         self.normalize_unicode = normalize_unicode
@@ -132,11 +135,6 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         if not self.normalize_unicode:
             return char
         return self._fold(unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode())
-
-    def _fold(self, text: str) -> str:
-        """The text in the case that the charset's letters have, if they have one only."""
-        lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
-        return text if lower == upper else text.lower() if lower else text.upper()
 
     def __call__(self, text=None, *, padding=True, **kwargs):
         """

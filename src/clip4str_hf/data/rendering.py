@@ -67,7 +67,8 @@ class WordRenderer:
     Args:
         fonts (`Iterable` of `str` or `os.PathLike`): font files, or folders that are searched for them.
         words (`Sequence[str]`, *optional*): words to draw; without them random strings alone.
-        charset (`Sequence[str]`, *optional*): the characters that may occur; words with others are left out. Letters
+        charset (`Sequence[str]`, *optional*): the characters that may occur. Words are put into its case, and words
+            with other characters are left out. Letters
             are placed one by one from left to right, so that scripts whose letters join, stack or run from right to
             left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; a reader of them learns from other images.
         backgrounds (`str` or `os.PathLike`, *optional*): a folder of pictures without text; without it backgrounds are
@@ -127,8 +128,12 @@ class WordRenderer:
         self._marks = [c for c in self.charset if not c.isalnum() and not c.isspace()]
 
     def _usable(self, words):
+        """The words of the charset, composed, in capitals or small letters where it has only these."""
         allowed = set(self.charset)
-        return [word for word in map(str.strip, words) if word and allowed.issuperset(word)]
+        composed = (unicodedata.normalize("NFC", word.strip()) for word in words)
+        forms = ((word, word.upper(), word.lower()) for word in composed if word)
+        found = (next(filter(allowed.issuperset, cases), None) for cases in forms)
+        return [word for word in found if word is not None]
 
     def render(
         self,
