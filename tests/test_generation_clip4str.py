@@ -90,15 +90,32 @@ def test_processes_that_share_parameters_read_the_same(reader, many_words):
     assert texts(reader, many_words, synced_gpus=True) == texts(reader, many_words)
 
 
+def test_processes_that_share_parameters_call_the_same(reader, many_words):
+    """Whatever is in the images: a call that one process leaves out, the others wait for."""
+    owners = [reader.vision_tower.vision_model, reader.text_tower.text_model]
+    calls = []
+    for owner in (*owners, reader.visual_decoder, reader.cross_decoder):
+        owner.register_forward_pre_hook(lambda module, *args: calls.append(type(module).__name__))
+    sequences = set()
+    for image in many_words[::4]:
+        calls.clear()
+        read(reader, image[None], synced_gpus=True)
+        sequences.add(tuple(calls))
+    for owner in (*owners, reader.visual_decoder, reader.cross_decoder):
+        owner._forward_pre_hooks.clear()
+    assert len(sequences) == 1
+
+
 class Calls:
     """The rows of each call of a function, which is called all the same."""
 
     def __init__(self, monkeypatch, owner, name):
         self.rows, function = [], getattr(owner, name)
 
-        def count(rows, *args, **kwargs):
-            self.rows.append(len(rows))
-            return function(rows, *args, **kwargs)
+        def count(*args, **kwargs):
+            if args:  # and not the features that a decoder is to read
+                self.rows.append(len(args[0]))
+            return function(*args, **kwargs)
 
         monkeypatch.setattr(owner, name, count)
 
@@ -239,10 +256,10 @@ def test_non_autoregressive_prediction_is_one_step_from_the_begin_token(reader, 
     begin = torch.full((len(words), 1), 95)
     features = reader.get_image_features(words)
     decoder = reader.visual_decoder
-    visual, _ = decoder(begin, decoder.project_memory(features), num_queries=POSITIONS)
+    visual, _ = decoder(begin, decoder(features=features), num_queries=POSITIONS)
     torch.testing.assert_close(output.visual_logits, visual)
     captions = reader.get_text_features(reader.captioner(visual.argmax(-1)))
-    memory = reader.cross_decoder.project_memory(torch.cat([features, captions], dim=1))
+    memory = reader.cross_decoder(features=torch.cat([features, captions], dim=1))
     torch.testing.assert_close(output.logits, reader.cross_decoder(begin, memory, num_queries=POSITIONS)[0])
     refined = texts(reader, words, autoregressive=False)
     assert sum(a == b for a, b in zip(refined, texts(reader, words), strict=True)) > 0
@@ -264,7 +281,7 @@ def test_a_single_cross_modal_pass_reads_the_visual_characters(reader, parity_sm
     assert read_texts(reader, output.visual_sequences) == visual
     context = torch.cat([torch.full((len(words), 1), 95), output.visual_logits.argmax(-1)[:, :-1]], dim=1)
     caption = reader.get_text_features(reader.captioner(output.visual_logits.argmax(-1)))
-    memory = reader.cross_decoder.project_memory(torch.cat([reader.get_image_features(words), caption], dim=1))
+    memory = reader.cross_decoder(features=torch.cat([reader.get_image_features(words), caption], dim=1))
     for place in (0, 3, 10):  # only what comes before counts
         logits, _ = reader.cross_decoder(context[:, : place + 1], memory)
         torch.testing.assert_close(output.logits[:, place], logits[:, place], rtol=1e-4, atol=1e-4)
@@ -506,6 +523,12 @@ def test_a_plain_generation_configuration_is_completed(reader, words, plain):
     assert reader(words).logits.equal(expected.logits)
 
 
+@pytest.mark.parametrize("name", ["bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"])
+def test_token_ids_are_no_options(reader, words, name):
+    with pytest.raises(ValueError, match=f"{name}=5 must be .*: ids follow from the charset"):
+        reader.generate(words, **{name: 5})
+
+
 @pytest.mark.parametrize("name", ["autoregressive", "visual_only", "cross_modal_single_pass"])
 def test_switches_are_true_or_false(reader, words, name):
     with pytest.raises(ValueError, match=f"{name}='no' must be True or False"):
@@ -533,6 +556,6 @@ def test_a_deep_decoder_refines_with_a_content_stream_that_sees_the_same(words):
             ended = ended or context[row, key] == 0
             for query in range(positions):
                 mask[row, 0, query, key] = not ended and key != query + 1
-    memory = model.visual_decoder.project_memory(model.get_image_features(pixel_values))
+    memory = model.visual_decoder(features=model.get_image_features(pixel_values))
     expected, _ = model.visual_decoder(context, memory, mask, mask)
     torch.testing.assert_close(output.logits, expected, rtol=1e-4, atol=1e-4)

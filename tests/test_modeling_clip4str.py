@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import spell, tiny_config, tiny_model
 from torch import nn
+from torch.distributed.fsdp import fully_shard
 from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, optimizer_groups
@@ -47,6 +48,8 @@ def test_what_is_changed_while_loading_changes_what_follows_from_it(tmp_path):
     config, unused = Clip4STRConfig.from_pretrained(tmp_path, **changed, return_unused_kwargs=True, other=1)
     assert (config.num_classes, config.bos_token_id, config.pad_token_id) == (6, 6, 7)
     assert (config.max_label_length, config.image_size, unused) == (9, [64, 64], {"other": 1})
+    assert config.caption_charset == "abcdé"
+    assert Clip4STRConfig.from_pretrained(tmp_path, charset="xyz", caption_charset="x").caption_charset == "x"
     with pytest.raises(ValueError, match="charset is empty"):
         Clip4STRConfig.from_pretrained(tmp_path, charset="")
 
@@ -155,11 +158,11 @@ def test_arguments_of_neither_reader_nor_clip_are_refused(clip, tmp_path):
 def test_a_configuration_of_another_clip_is_refused(clip):
     deeper = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
     deeper.text_config.num_hidden_layers = 3
-    with pytest.raises(ValueError, match=r"lacks tensors of the towers: .*layers.2.layer_norm1.bias"):
+    with pytest.raises(ValueError, match=r"lacks, or has in other shapes: .*layers.2.layer_norm1.bias"):
         Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, deeper)
     wider = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
     wider.text_config.intermediate_size = 128
-    with pytest.raises(RuntimeError, match=r"size mismatch for text_tower\.text_model"):
+    with pytest.raises(ValueError, match=r"lacks, or has in other shapes: .*text_model.encoder.layers.0.mlp.fc1"):
         Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, wider)
 
 
@@ -333,11 +336,52 @@ def test_labels_that_are_no_texts_are_refused(model, pixel_values):
         "two end tokens": torch.tensor([[95, 11, 0, 0]]),
         "a character after the end token": torch.tensor([[95, 11, 0, 12]]),
         "padding before the end token": torch.tensor([[95, 11, -100, 0]]),
+        "a begin token in the text": torch.tensor([[95, 11, 95, 0]]),
+        "no character": torch.tensor([[95, 11, 500, 0]]),
     }
     for name, labels in wrong.items():
         with pytest.raises(ValueError, match="must hold the begin token 95, at most 8 characters, the end token 0"):
             model(pixel_values[:1], labels=labels)
             pytest.fail(name)
+
+
+def test_labels_belong_to_images_one_by_one(model, pixel_values):
+    for labels in (spell(model, LABELS)[:1], spell(model, LABELS + LABELS), spell(model, LABELS)[0]):
+        with pytest.raises(ValueError, match=r"must have one row for each of 3 images"):
+            model(pixel_values, labels=labels)
+    labels = spell(model, LABELS)
+    assert model(pixel_values, labels=labels.int()).loss.equal(model(pixel_values, labels=labels).loss)
+
+
+def test_attentions_of_the_loss_need_eager_attention_too(pixel_values):
+    model = tiny_model()
+    with pytest.raises(ValueError, match="output_attentions needs attn_implementation='eager'"):
+        model(pixel_values, labels=spell(model, LABELS), output_attentions=True)
+
+
+def test_a_branch_that_is_trained_again_answers_again(tmp_path):
+    tiny_model(cross_modal_loss_weight=0.0).save_pretrained(tmp_path)
+    load = Clip4STRForSceneTextRecognition.from_pretrained
+    assert load(tmp_path).generation_config.visual_only
+    assert not load(tmp_path, cross_modal_loss_weight=1.0).generation_config.visual_only
+
+
+def test_sharded_parameters_train_and_read(pixel_values, tmp_path):
+    """As FSDP wraps it: each of the parts that are not to be split, and the whole."""
+    model, whole = tiny_model(), tiny_model()
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/group", rank=0, world_size=1)
+    try:
+        for module in model.modules():
+            if type(module).__name__ in model._no_split_modules:
+                fully_shard(module)
+        fully_shard(model)
+        labels = spell(whole, LABELS)
+        output = model(pixel_values, labels=labels)
+        output.loss.backward()
+        torch.testing.assert_close(output.loss, whole(pixel_values, labels=labels).loss)
+        torch.testing.assert_close(model(pixel_values).logits, whole(pixel_values).logits)
+    finally:
+        torch.distributed.destroy_process_group()
 
 
 def test_the_order_of_rows_and_the_mirrors_do_not_matter_for_the_logits(model, pixel_values):
@@ -382,10 +426,10 @@ def test_the_loss_is_that_of_one_ordering_after_the_other(pixel_values, layers, 
             content[row, 0, k, j] = bool(readable) and rank[j] <= rank[k]
         if number == 2:
             targets[targets == config.eos_token_id] = -100
-        visual_memory = model.visual_decoder.project_memory(features)
+        visual_memory = model.visual_decoder(features=features)
         visual, _ = model.visual_decoder(context, visual_memory, query, content)
         text = model.get_text_features(model.captioner(visual.argmax(-1)))
-        memory = model.cross_decoder.project_memory(torch.cat([features, text], dim=1))
+        memory = model.cross_decoder(features=torch.cat([features, text], dim=1))
         cross, _ = model.cross_decoder(context, memory, query, content)
         counted = int((targets != -100).sum())
         for logits in (visual, cross):
@@ -432,7 +476,7 @@ def test_kept_keys_and_values_change_nothing(pixel_values, layers):
     output = model.generate(
         pixel_values, refine_iters=0, visual_only=True, return_dict_in_generate=True, synced_gpus=True
     )
-    memory = model.visual_decoder.project_memory(model.get_image_features(pixel_values))
+    memory = model.visual_decoder(features=model.get_image_features(pixel_values))
     context = torch.full((3, 1), model.config.bos_token_id)
     for _ in range(model.config.max_label_length + 1):
         length = context.shape[1]

@@ -90,6 +90,12 @@ class Prediction:
     attentions: tuple
 
 
+def after_end(ids: torch.LongTensor, eos_token_id: int) -> torch.BoolTensor:
+    """Where in ids `(batch_size, positions)` a text is over: behind its first end token."""
+    is_end = ids == eos_token_id
+    return is_end.cumsum(-1) - is_end.long() > 0
+
+
 def character_probabilities(
     logits: torch.Tensor, eos_token_id: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -102,8 +108,7 @@ def character_probabilities(
         that count is the confidence of the word.
     """
     probabilities, ids = logits.float().softmax(-1).max(-1)
-    is_end = ids == eos_token_id
-    return ids, probabilities, is_end.cumsum(-1) - is_end.long() == 0
+    return ids, probabilities, ~after_end(ids, eos_token_id)
 
 
 class Clip4STRGenerationMixin(GenerationMixin):
@@ -112,26 +117,22 @@ class Clip4STRGenerationMixin(GenerationMixin):
     def _set_generation_defaults(self):
         config = self.config
         # A new one: what is made from a model's configuration forgets names that transformers does not declare.
-        self.generation_config = GenerationConfig(
-            bos_token_id=config.bos_token_id,
-            eos_token_id=config.eos_token_id,
-            pad_token_id=config.pad_token_id,
-            decoder_start_token_id=config.bos_token_id,
-            max_length=config.max_label_length + 2,
-            **self._own_options(),
-        )
-
-    def _own_options(self):
-        return GENERATION_DEFAULTS | {"visual_only": not self.config.cross_modal_loss_weight}
+        self.generation_config = GenerationConfig(max_length=config.max_label_length + 2)
+        self._complete_generation_config()
 
     def _complete_generation_config(self):
         """Files and trainers may have set a plain `GenerationConfig`, which does not know this decoding."""
         config = self.generation_config
-        for name, value in self._own_options().items():
-            if not hasattr(config, name):
+        defaults = GENERATION_DEFAULTS | {"visual_only": not self.config.cross_modal_loss_weight} | self._token_ids()
+        for name, value in defaults.items():
+            if getattr(config, name, None) is None:
                 setattr(config, name, value)
         if config.max_length is None and config.max_new_tokens is None:
             config.max_length = self.config.max_label_length + 2
+
+    def _token_ids(self):
+        ids = {name: getattr(self.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+        return ids | {"decoder_start_token_id": self.config.bos_token_id}
 
     @torch.no_grad()
     def generate(
@@ -187,7 +188,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
-        unknown.pop("output_attentions", None)
+        unknown.pop("output_attentions", None)  # an option that transformers also keeps for `forward`
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)
         processors = self._get_logits_processor(
@@ -214,17 +215,14 @@ class Clip4STRGenerationMixin(GenerationMixin):
         stop_early: bool = True,
     ) -> Clip4STRGenerateOutput:
         """The decoding itself, with options that are complete; see `generate`."""
-        if output_attentions and self.config._attn_implementation != "eager":
-            raise ValueError(
-                "output_attentions needs attn_implementation='eager', this model runs "
-                f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
-            )
         positions = self._positions(generation_config)
         select = _Selector(logits_processor, self.config)
         refine_iters = generation_config.refine_iters
         # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
         # depend on the longest of the batch. A graph that is captured has no data-dependent stop.
-        stop_early = stop_early and not generation_config.cross_modal_single_pass and not torch.compiler.is_compiling()
+        stop_early = stop_early and not torch.compiler.is_compiling()
+        all_captions = not stop_early
+        stop_early = stop_early and not generation_config.cross_modal_single_pass
         # Where a refinement follows, of the first prediction only the texts count, and work on all else is left out.
         texts_only = stop_early and refine_iters > 0 and not output_attentions and not select.processors
         steps = {"positions": positions, "select": select, "stop_early": stop_early, "texts_only": texts_only}
@@ -232,12 +230,12 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
 
-        visual_memory = self.visual_decoder.project_memory(features)
+        visual_memory = self.visual_decoder(features=features)
         visual = self._predict(self.visual_decoder, visual_memory, autoregressive, **steps)
         answer = visual
         if not generation_config.visual_only:
             captions = self.captioner(visual.tokens)
-            image_memory = self.cross_decoder.project_memory(features)
+            image_memory = self.cross_decoder(features=features)
             memory = self._cross_memory(image_memory, self.get_text_features(captions))
             if generation_config.cross_modal_single_pass:
                 answer = self._predict_in_one_pass(self.cross_decoder, memory, visual.tokens, select)
@@ -254,7 +252,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             if generation_config.visual_only:
                 answer = visual
             else:
-                captions = self._renew_captions(memory, captions, self.captioner(visual.tokens))
+                captions = self._renew_captions(memory, captions, self.captioner(visual.tokens), all_captions)
                 answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, select)
 
         logits = answer.logits
@@ -358,14 +356,14 @@ class Clip4STRGenerationMixin(GenerationMixin):
         logits, attentions = decoder(context, memory, mask, mask)
         return Prediction(*select(logits), attentions)
 
-    def _renew_captions(self, memory, captions, refined):
+    def _renew_captions(self, memory, captions, refined, all_captions):
         """Puts the features of the captions that a refinement has changed in their place; returns the new captions."""
-        if torch.compiler.is_compiling():
+        if all_captions:
             changed = torch.arange(refined.shape[0], device=refined.device)
         else:
             changed = (refined != captions).any(-1).nonzero()[:, 0]
         if changed.shape[0]:
-            of_texts = self.cross_decoder.project_memory(self.get_text_features(refined[changed]))
+            of_texts = self.cross_decoder(features=self.get_text_features(refined[changed]))
             for kept, new in zip(memory, of_texts):
                 for part, new_part in zip(kept, new):
                     part[:, :, -refined.shape[1] :][changed] = new_part
@@ -394,6 +392,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
         for name, off in UNSUPPORTED_OPTIONS.items():
             if getattr(config, name, None) not in off:
                 raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")
+        for name, value in self._token_ids().items():
+            if getattr(config, name) != value:
+                raise ValueError(f"{name}={getattr(config, name)!r} must be {value}: ids follow from the charset.")
         for name in ("autoregressive", "visual_only", "cross_modal_single_pass"):
             if not isinstance(getattr(config, name), bool):
                 raise ValueError(f"{name}={getattr(config, name)!r} must be True or False.")
@@ -412,8 +413,7 @@ def _rows_of(memory, rows):
 
 def _text_lengths(ids, config):
     """Positions up to the first end token and with it, `(rows,)`; all positions where there is none."""
-    is_end = ids == config.eos_token_id
-    return ((is_end.cumsum(-1) - is_end.long()) == 0).sum(-1)
+    return (~after_end(ids, config.eos_token_id)).sum(-1)
 
 
 class _EndWatch:
@@ -443,8 +443,7 @@ class _EndWatch:
 
 
 def _pad_after_end(ids, config):
-    is_end = ids == config.eos_token_id
-    return ids.masked_fill(is_end.cumsum(-1) - is_end.long() > 0, config.pad_token_id)
+    return ids.masked_fill(after_end(ids, config.eos_token_id), config.pad_token_id)
 
 
 class _Selector:

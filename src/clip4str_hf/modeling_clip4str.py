@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import os
 from collections.abc import Callable, Sequence
@@ -18,8 +19,8 @@ from transformers.utils import ModelOutput
 
 from .captioning_clip4str import Clip4STRCaptioner
 from .card_clip4str import TAGS, complete_card
-from .configuration_clip4str import Clip4STRConfig, caption_characters
-from .generation_clip4str import Clip4STRGenerationMixin
+from .configuration_clip4str import Clip4STRConfig
+from .generation_clip4str import Clip4STRGenerationMixin, after_end
 
 
 IGNORE_INDEX = -100
@@ -176,39 +177,41 @@ class Clip4STRDecoder(nn.Module):
         self.head = nn.Linear(config.hidden_size, config.num_classes)
         self.dropout = nn.Dropout(config.decoder_dropout)
 
-    def project_memory(self, features: torch.Tensor) -> list[tuple[torch.Tensor, torch.Tensor]]:
-        """
-        What the cross-attention of each layer reads of a memory: keys and values, `(batch_size, heads, tokens,
-        head_dim)`, of features `(batch_size, tokens, hidden_size)`.
-        """
-        return [layer.cross_attn.keys_and_values(features) for layer in self.layers]
-
     def forward(
         self,
-        input_ids: torch.LongTensor,
-        memory: list[tuple[torch.Tensor, torch.Tensor]],
+        input_ids: torch.LongTensor | None = None,
+        memory: list[tuple[torch.Tensor, torch.Tensor]] | None = None,
         query_mask: torch.BoolTensor | None = None,
         content_mask: torch.BoolTensor | None = None,
         cache: DynamicCache | None = None,
         num_queries: int | None = None,
-    ) -> tuple[torch.Tensor, tuple]:
+        features: torch.Tensor | None = None,
+    ) -> tuple[torch.Tensor, tuple] | list[tuple[torch.Tensor, torch.Tensor]]:
         """
+        Reads a memory, or, of `features` alone, makes one: what gathers or moves parameters (FSDP, device maps) does
+        so around `forward`.
+
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, length)`):
                 The context, begin token first. With a cache: the tokens that the cache does not hold yet.
             memory:
-                Of `project_memory`, for `rows` images, or for `rows / n` with each image's n rows side by side.
+                Made of features, for `rows` images, or for `rows / n` with each image's n rows side by side.
             query_mask, content_mask (`torch.BoolTensor`, *optional*):
                 True where a position sees a token, broadcastable to `(rows, 1, positions, length)`.
             cache (`DynamicCache`, *optional*):
                 Keys and values of the context so far; extended in place.
             num_queries (`int`, *optional*):
                 Positions to ask for, from the first not in the cache; as many as `input_ids` holds by default.
+            features (`torch.Tensor` of shape `(batch_size, tokens, hidden_size)`, *optional*):
+                What a memory is made of: keys and values for the cross-attention of each layer, `(batch_size, heads,
+                tokens, head_dim)`.
 
         Returns:
             Logits of shape `(rows, positions, num_classes)` and the weights over the memory, layer by layer. Query k
-            tells the character after token k.
+            tells the character after token k. With `features` the memory.
         """
+        if features is not None:
+            return [layer.cross_attn.keys_and_values(features) for layer in self.layers]
         start = cache.get_seq_length() if cache is not None else 0
         content = self._embed(input_ids, start)
         stop = start + (input_ids.shape[1] if num_queries is None else num_queries)
@@ -317,8 +320,10 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # Loading makes new parameters, all of them trainable.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_layers()
-        if not model.config.cross_modal_loss_weight:  # whatever was saved, that branch is not trained from now on
-            model.generation_config.visual_only = True
+        trained = bool(model.config.cross_modal_loss_weight)
+        if not trained or "cross_modal_loss_weight" in kwargs:
+            # Whatever was saved: a branch that is trained no longer does not answer, and one that is again does.
+            model.generation_config.visual_only = not trained
         return loaded
 
     @classmethod
@@ -358,15 +363,17 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             config = Clip4STRConfig.from_clip_config(clip.config, **fields)
         elif fields:
             raise ValueError(f"Give a whole config or fields of one ({sorted(fields)}), not both.")
+        config = copy.deepcopy(config)
         config.dtype = clip.dtype
         reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
         state = {
             f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
         }
-        towers = {name for name in reader.state_dict() if name.startswith(("vision_tower.", "text_tower."))}
-        missing = towers - set(state)
-        if missing:
-            raise ValueError(f"This CLIP lacks tensors of the towers: {sorted(missing)}.")
+        towers = reader.state_dict().items()
+        towers = {name: tensor.shape for name, tensor in towers if name.startswith(("vision_tower.", "text_tower."))}
+        wrong = sorted(name for name, shape in towers.items() if name not in state or state[name].shape != shape)
+        if wrong:
+            raise ValueError(f"Tensors of the towers that this CLIP lacks, or has in other shapes: {wrong}.")
         reader.load_state_dict(state, strict=False)
         return reader.to(clip.device).eval()
 
@@ -403,8 +410,6 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         Raises:
             ValueError: where the new values do not fit this model; then nothing is changed.
         """
-        if charset is not None and caption_charset is None:
-            caption_charset = caption_characters(charset)
         changes = {
             "charset": charset,
             "max_label_length": max_label_length,
@@ -412,7 +417,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             "caption_context_length": caption_context_length,
         }
         changes = {name: value for name, value in changes.items() if value is not None}
-        old, new = self.config, Clip4STRConfig.from_dict(self.config.to_dict() | changes)
+        old, new = self.config, Clip4STRConfig.from_dict(self.config.to_dict(), **changes)
         captioner = self.captioner.resized(new)
 
         place = {character: index for index, character in enumerate(old.charset, start=1)}
@@ -421,7 +426,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             decoder.resize(rows, new.max_label_length + 1)
         self.captioner = captioner
         # In place: the decoders' layers hold this very configuration.
-        for name in (*changes, "bos_token_id", "pad_token_id"):
+        for name in (*changes, "caption_charset", "bos_token_id", "pad_token_id"):
             setattr(self.config, name, getattr(new, name))
         self.generation_config.update(
             bos_token_id=new.bos_token_id,
@@ -430,12 +435,12 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             max_length=new.max_label_length + 2,
         )
 
-    def get_image_features(self, pixel_values: torch.FloatTensor, **kwargs) -> torch.FloatTensor:
+    def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
         Projected features of all tokens, class token first, `(batch_size, patches + 1, hidden_size)`, of images
         `(batch_size, channels, height, width)`. CLIP's post layer norm is applied to every token.
         """
-        return self._encode_image(pixel_values, **kwargs)[0]
+        return self._encode_image(pixel_values)[0]
 
     def get_text_features(self, caption_ids: torch.LongTensor) -> torch.FloatTensor:
         """
@@ -472,14 +477,16 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             configuration), with labels the permuted-language-modelling loss of both branches.
 
         Raises:
-            ValueError: if images or labels are not of the shapes above.
+            ValueError: if images or labels are not of the shapes above, or attentions are asked of another
+                implementation than eager.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if labels is None:
             output = self._read_logits(pixel_values, output_attentions)
         else:
-            output = self._train_logits(pixel_values, self._checked_labels(labels), permutations, output_attentions)
+            labels = self._checked_labels(labels, pixel_values)
+            output = self._train_logits(pixel_values, labels, permutations, output_attentions)
         return output if return_dict else output.to_tuple()
 
     def _read_logits(self, pixel_values, output_attentions):
@@ -506,7 +513,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         masks = self._training_masks(permutations, context)
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
-        visual_memory = self.visual_decoder.project_memory(features)
+        visual_memory = self.visual_decoder(features=features)
         visual_logits, visual_attentions = self.visual_decoder(context, visual_memory, *masks)
 
         loss = _cross_entropy(visual_logits, targets)
@@ -517,7 +524,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             # Orderings mostly agree on what they read: each caption is encoded once.
             captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
             text_features = self.get_text_features(captions)[index]
-            memory = self._cross_memory(self.cross_decoder.project_memory(cross_features), text_features)
+            memory = self._cross_memory(self.cross_decoder(features=cross_features), text_features)
             logits, attentions = self.cross_decoder(context, memory, *masks)
             loss = loss + self.config.cross_modal_loss_weight * _cross_entropy(logits, targets)
         return Clip4STROutput(
@@ -535,6 +542,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         )
 
     def _encode_image(self, pixel_values, output_attentions=False):
+        if output_attentions and self.config._attn_implementation != "eager":
+            raise ValueError(
+                "output_attentions needs attn_implementation='eager', this model runs "
+                f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
+            )
         size = tuple(pixel_values.shape[-2:])
         if pixel_values.ndim != 4 or size != tuple(self.config.image_size):
             raise ValueError(
@@ -561,17 +573,21 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 torch.cat([of_image.repeat_interleave(repeats, 0) if repeats > 1 else of_image, of_text], dim=2)
                 for of_image, of_text in zip(of_images, of_texts)
             )
-            for of_images, of_texts in zip(image_memory, self.cross_decoder.project_memory(text_features))
+            for of_images, of_texts in zip(image_memory, self.cross_decoder(features=text_features))
         ]
 
-    def _checked_labels(self, labels):
+    def _checked_labels(self, labels, pixel_values):
         """Labels with padding as the pad token, cut to the longest."""
-        labels = labels.masked_fill(labels == IGNORE_INDEX, self.config.pad_token_id)
-        length = int((labels != self.config.pad_token_id).sum(-1).max())
-        is_end = labels == self.config.eos_token_id
-        after_end = is_end.cumsum(-1) - is_end.long() > 0
-        valid = (after_end == (labels == self.config.pad_token_id)).all(-1) & is_end.any(-1)
-        valid &= labels[:, 0] == self.config.bos_token_id
+        if labels.ndim != 2 or len(labels) != len(pixel_values):
+            raise ValueError(
+                f"labels of shape {tuple(labels.shape)} must have one row for each of {len(pixel_values)} images."
+            )
+        begin, pad = self.config.bos_token_id, self.config.pad_token_id
+        labels = labels.long().masked_fill(labels == IGNORE_INDEX, pad)
+        length = int((labels != pad).sum(-1).max())
+        text = labels[:, 1:]
+        known = torch.where(after_end(text, self.config.eos_token_id), text == pad, (text >= 0) & (text < begin))
+        valid = known.all(-1) & (text == self.config.eos_token_id).any(-1) & (labels[:, 0] == begin)
         if not 2 <= length <= self.config.max_label_length + 2 or not bool(valid.all()):
             raise ValueError(
                 f"labels of shape {tuple(labels.shape)} must hold the begin token {self.config.bos_token_id}, at most "
