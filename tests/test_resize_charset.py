@@ -179,6 +179,14 @@ def test_the_processor_keeps_what_is_about_images():
     assert (processor.tokenizer.charset, processor.tokenizer.max_label_length) == ("xyz", 4)
     with pytest.raises(ValueError, match=r"\['image_mean'\] are for a new one"):
         Clip4STRProcessor.from_config(config, image_processor, image_mean=[0.5] * 3)
+    careful = Clip4STRProcessor.from_config(config, clean_labels=True, normalize_unicode=False)
+    for kept in (careful, Clip4STRProcessor.from_config(config, tokenizer=careful.tokenizer)):
+        tokenizer = kept.tokenizer
+        assert (tokenizer.clean_labels, tokenizer.normalize_unicode, tokenizer.remove_whitespace) == (
+            True,
+            False,
+            True,
+        )
 
 
 def test_without_the_cross_modal_loss_its_branch_is_neither_run_nor_trained(pixels, monkeypatch):

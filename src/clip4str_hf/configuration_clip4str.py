@@ -181,6 +181,8 @@ class Clip4STRConfig(PreTrainedConfig):
         """As in every configuration; what follows from a field that `kwargs` change follows from the new value."""
         fields = cls.field_names() - set(cls.sub_configs)
         own = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
+        if "charset" in own:
+            config_dict = {**config_dict, "caption_charset": None}
         return super().from_dict({**config_dict, **own}, **kwargs)
 
     def get_text_config(self, *args, **kwargs) -> "Clip4STRConfig":

@@ -62,7 +62,11 @@ class Clip4STRProcessor(ProcessorMixin):
 
     @classmethod
     def from_config(
-        cls, config: Clip4STRConfig, image_processor: Clip4STRImageProcessor | None = None, **kwargs
+        cls,
+        config: Clip4STRConfig,
+        image_processor: Clip4STRImageProcessor | None = None,
+        tokenizer: Clip4STRTokenizer | None = None,
+        **kwargs,
     ) -> "Clip4STRProcessor":
         """
         The processor that a model of this configuration needs.
@@ -72,21 +76,25 @@ class Clip4STRProcessor(ProcessorMixin):
                 The model's.
             image_processor ([`Clip4STRImageProcessor`], *optional*):
                 One to keep, such as that of the reader before `resize_charset`.
+            tokenizer ([`Clip4STRTokenizer`], *optional*):
+                One whose treatment of labels is kept: `clean_labels`, `normalize_unicode`, `remove_whitespace`.
             kwargs:
-                Of a new image processor (`image_mean=`, `image_std=`, ...), whose mean and standard deviation are
-                CLIP's by default.
+                These three, and arguments of a new image processor (`image_mean=`, `image_std=`, ...), whose mean and
+                standard deviation are CLIP's by default.
 
         Raises:
             ValueError: if `image_processor` and arguments of a new one are given.
         """
+        names = ("clean_labels", "normalize_unicode", "remove_whitespace")
+        options = {} if tokenizer is None else {name: getattr(tokenizer, name) for name in names}
+        options |= {name: kwargs.pop(name) for name in names if name in kwargs}
         if image_processor is None:
             height, width = config.image_size
             image_processor = Clip4STRImageProcessor(size={"height": height, "width": width}, **kwargs)
         elif kwargs:
             raise ValueError(f"image_processor is kept as it is, {sorted(kwargs)} are for a new one.")
-        return cls(
-            image_processor, Clip4STRTokenizer(charset=config.charset, max_label_length=config.max_label_length)
-        )
+        sizes = {"charset": config.charset, "max_label_length": config.max_label_length}
+        return cls(image_processor, Clip4STRTokenizer(**sizes, **options))
 
     @classmethod
     def from_clip_processor(
