@@ -19,7 +19,6 @@ from clip4str_hf import (
     default_checkpoint,
     optimizer_groups,
 )
-from clip4str_hf.configuration_clip4str import caption_characters
 from clip4str_hf.data.augmentation import TextAugmentation
 from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
@@ -156,7 +155,7 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
     model, processor = load_reader(arguments.model_name_or_path or default_checkpoint(), **branches)
     if texts:
         model.resize_charset(**texts)
-        processor = Clip4STRProcessor.from_config(model.config, processor.image_processor)
+        processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
     return model, processor
 
 
@@ -165,8 +164,6 @@ def text_options(arguments: ModelArguments) -> dict:
     names = ("charset", "max_label_length", "caption_charset", "caption_context_length")
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     options |= {name: read_charset(options[name]) for name in ("charset", "caption_charset") if name in options}
-    if "charset" in options:
-        options.setdefault("caption_charset", caption_characters(options["charset"]))
     return options
 
 

@@ -255,6 +255,10 @@ def test_bfloat16_trains_and_reads(tmp_path, processor, words):
 def test_the_papers_groups_are_the_optimizer(tmp_path, processor, words):
     model = make_model()
     groups = optimizer_groups(model, learning_rate=1e-4)
+    wrapped = optimizer_groups(torch.nn.ModuleDict({"module": model}), learning_rate=1e-4)
+    assert [(len(group["params"]), group["lr"], group["weight_decay"]) for group in wrapped] == [
+        (len(group["params"]), group["lr"], group["weight_decay"]) for group in groups
+    ]
     optimizer = torch.optim.AdamW(groups, betas=(0.9, 0.98), eps=1e-6)
     before = weights(model)
     options = {"trainer_options": {"optimizers": (optimizer, None)}, "max_steps": 4, "lr_scheduler_type": "linear"}

@@ -36,7 +36,8 @@ def optimizer_groups(
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        in_decoder = name.startswith(("visual_decoder.", "cross_decoder."))
+        # Anywhere in the name: wrappers (DDP, compilation, adapters) put prefixes before it.
+        in_decoder = not {"visual_decoder", "cross_decoder"}.isdisjoint(name.split("."))
         undecayed = parameter.ndim < 2 or (in_decoder and name in embeddings) or name.endswith("position_queries")
         groups.setdefault((in_decoder, not undecayed), []).append(parameter)
     return [
