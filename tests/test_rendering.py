@@ -165,6 +165,10 @@ def test_unusable_input_is_named(tmp_path):
         WordRenderer([])
     with pytest.raises(ValueError, match="None of 1 words"):
         WordRenderer(FONTS, ["Ж"])
+    with pytest.raises(ValueError, match="None of 0 words"):
+        WordRenderer(FONTS, [])
+    with pytest.raises(ValueError, match="None of 1 words .* of at most 3 characters"):
+        WordRenderer(FONTS, ["Exit"], max_length=3)
     with pytest.raises(FileNotFoundError, match="no images"):
         WordRenderer(FONTS, backgrounds=tmp_path)
     with pytest.raises(ValueError, match="random_share=2"):
@@ -205,6 +209,8 @@ def real_texts(words):
 
 
 def test_curriculum_names_bad_numbers(renderer):
+    with pytest.raises(ValueError, match="real_words holds no words"):
+        WordCurriculum(renderer, 5, real_words=[])
     for options in ({"num_words": 0}, {"num_words": 5, "real_share": 2}, {"num_words": 5, "plain_until": 0.9}):
         with pytest.raises(ValueError, match=list(options)[-1]):
             WordCurriculum(renderer, **options)

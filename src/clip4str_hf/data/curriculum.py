@@ -55,6 +55,8 @@ class WordCurriculum(data.Dataset):
     ):
         if num_words < 1:
             raise ValueError(f"num_words={num_words} must be at least 1.")
+        if real_words is not None and not len(real_words):
+            raise ValueError("real_words holds no words.")
         if not 0 <= real_share <= 1:
             raise ValueError(f"real_share={real_share} must be from 0 to 1.")
         if not 0 <= plain_until <= difficult_from <= 1:

@@ -24,7 +24,7 @@ logger = logging.get_logger(__name__)
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 BENT_STRIPS = 8
-LARGEST_CROP = (1200, 1200)
+LARGEST_BACKGROUND = (480, 480)
 NUMBER_SHAPES = (
     *("${}", "{}%", "{}.99", "#{}", "{}-{}", "{}:00", "+{}", "{}/{}", "({})"),
     *("{}km", "{}th", "{}pm", "{}am", "A{}", "No.{}", "{}{}"),
@@ -117,11 +117,16 @@ class WordRenderer:
             )
         if not "".join(self.charset).strip():
             raise ValueError(f"charset={''.join(self.charset)!r} has nothing to draw.")
-        self.words = self._usable(words or ())
-        if words and not self.words:
-            raise ValueError(f"None of {len(words)} words is made of the charset {''.join(self.charset)!r} alone.")
-        self.backgrounds = _load_backgrounds(backgrounds) if backgrounds is not None else []
+        self._allowed = set(self.charset)
+        self._alphanumeric = [character for character in self.charset if character.isalnum()]
         self.max_length = max_length
+        self.words = self._usable(words or ())
+        if words is not None and not self.words:
+            raise ValueError(
+                f"None of {len(words)} words is made of the charset {''.join(self.charset)!r} alone and of at most "
+                f"{max_length} characters."
+            )
+        self.backgrounds = _find_backgrounds(backgrounds) if backgrounds is not None else []
         self.random_share = random_share
         self.seed = seed
         self._digits = [character for character in self.charset if character.isdigit()]
@@ -129,11 +134,10 @@ class WordRenderer:
 
     def _usable(self, words):
         """The words of the charset, composed, in capitals or small letters where it has only these."""
-        allowed = set(self.charset)
         composed = (unicodedata.normalize("NFC", word.strip()) for word in words)
         forms = ((word, word.upper(), word.lower()) for word in composed if word)
-        found = (next(filter(allowed.issuperset, cases), None) for cases in forms)
-        return [word for word in found if word is not None]
+        found = (next(filter(self._allowed.issuperset, cases), None) for cases in forms)
+        return [word for word in found if word is not None and len(word) <= self.max_length]
 
     def render(
         self,
@@ -182,7 +186,7 @@ class WordRenderer:
                 font = load_font(fonts[rng.integers(len(fonts))], self.charset)
                 text = text or self._text(rng, longest, random_share)
                 spelt = font.spell(text)
-                if spelt is not None and set(self.charset).issuperset(spelt):
+                if spelt is not None and self._allowed.issuperset(spelt):
                     return font, spelt
         raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
 
@@ -196,7 +200,7 @@ class WordRenderer:
             if self._marks and rng.random() < 0.06:
                 mark = self._marks[rng.integers(len(self._marks))]
                 word = word + mark if rng.random() < 0.7 else mark + word
-            if len(word) <= longest and set(self.charset).issuperset(word):
+            if len(word) <= longest and self._allowed.issuperset(word):
                 return word
         return self._random_text(rng, longest)
 
@@ -204,7 +208,7 @@ class WordRenderer:
         length = min(1 + rng.geometric(0.25), longest)
         alphabet = self.charset
         if rng.random() < 0.7:  # punctuation is a third of ASCII, and rare on signs
-            alphabet = [character for character in alphabet if character.isalnum()] or alphabet
+            alphabet = self._alphanumeric or alphabet
         text = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
         return text.strip() or self._random_text(rng, longest)  # nobody sees a space at an end
 
@@ -214,7 +218,7 @@ class WordRenderer:
         if rng.random() < 0.5:
             return text
         shaped = NUMBER_SHAPES[rng.integers(len(NUMBER_SHAPES))].format(text, text[::-1])
-        return shaped if len(shaped) <= longest and set(self.charset).issuperset(shaped) else text
+        return shaped if len(shaped) <= longest and self._allowed.issuperset(shaped) else text
 
     def _neighbour(self, rng) -> str:
         return self._text(rng, 12, self.random_share)
@@ -222,22 +226,15 @@ class WordRenderer:
     def _background(self, rng, size: tuple[int, int], difficulty: float) -> np.ndarray:
         """Pixels `(height, width, 3)`, float32 from 0 to 255."""
         if self.backgrounds and rng.random() < 0.6 * difficulty:
-            return self._background_patch(rng, size)
+            picture = _load_background(self.backgrounds[rng.integers(len(self.backgrounds))])
+            if picture is not None:
+                return _background_patch(rng, picture, size)
         ground = np.broadcast_to(_colour(rng, difficulty), (size[1], size[0], 3)).astype(np.float32)
         if rng.random() < 0.4 * difficulty:
             ground = ground + (_colour(rng, difficulty) - ground) * rng.uniform(0, 0.6) * _gradient(rng, size)
         if rng.random() < 0.4 * difficulty:
             ground = ground + _grain(rng, size, rng.uniform(2, 25))
         return ground
-
-    def _background_patch(self, rng, size):
-        picture = self.backgrounds[rng.integers(len(self.backgrounds))]
-        width, height = picture.size
-        zoom = rng.uniform(0.35, 1.0)
-        wide, high = width * zoom, height * zoom
-        left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
-        patch = picture.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + wide, top + high))
-        return np.asarray(patch, np.float32)
 
 
 def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
@@ -294,20 +291,40 @@ def _sized_font(path: str, size: int) -> ImageFont.FreeTypeFont:
     return ImageFont.truetype(path, size, layout_engine=ImageFont.Layout.BASIC)
 
 
-def _load_backgrounds(folder: str | os.PathLike) -> list[Image.Image]:
-    pictures = []
-    for file in find_images(folder):
-        try:
-            with Image.open(file) as picture:
-                picture.draft("RGB", LARGEST_CROP)  # photographs are many times as large as words
-                picture = picture.convert("RGB")
-                picture.thumbnail(LARGEST_CROP)
-                pictures.append(picture)
-        except OSError as error:
-            logger.warning("%s is left out: %s", file, error)
-    if not pictures:
+def _find_backgrounds(folder: str | os.PathLike) -> list[Path]:
+    files = [file for file in find_images(folder) if _open_background(file, decode=False) is not None]
+    if not files:
         raise ValueError(f"{folder}: no picture in this folder can be read")
-    return pictures
+    return files
+
+
+def _open_background(file: Path, decode: bool) -> Image.Image | None:
+    """A picture, made small, as photographs are many times as large as words; `None` where it cannot be read."""
+    try:
+        with Image.open(file) as picture:
+            if decode:
+                picture.draft("RGB", LARGEST_BACKGROUND)
+                picture = picture.convert("RGB")
+                picture.thumbnail(LARGEST_BACKGROUND)
+            return picture
+    except (Image.DecompressionBombError, OSError) as error:
+        logger.warning("%s is left out: %s", file, error)
+        return None
+
+
+# As many pictures as fit into a gigabyte; a folder may hold any number.
+@lru_cache(maxsize=2048)
+def _load_background(file: Path) -> Image.Image | None:
+    return _open_background(file, decode=True)
+
+
+def _background_patch(rng, picture: Image.Image, size: tuple[int, int]) -> np.ndarray:
+    width, height = picture.size
+    zoom = rng.uniform(0.35, 1.0)
+    wide, high = width * zoom, height * zoom
+    left, top = rng.uniform(0, width - wide), rng.uniform(0, height - high)
+    patch = picture.resize(size, Image.Resampling.BILINEAR, box=(left, top, left + wide, top + high))
+    return np.asarray(patch, np.float32)
 
 
 def _needs_shaping(character: str) -> bool:
