@@ -2,14 +2,12 @@
 """Trains a reader: a trained one on new words, one made out of CLIP, or one from nothing."""
 
 import logging
-import os
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 
 from clip4str_hf import (
     Clip4STRConfig,
@@ -26,6 +24,7 @@ from clip4str_hf.data.rendering import WordRenderer
 from clip4str_hf.data.words import clean_words, load_words
 from clip4str_hf.metrics.protocol import word_metrics
 from clip4str_hf.reading import load_reader
+from clip4str_hf.training.checkpoints import last_checkpoint
 from clip4str_hf.training.column_supervision import ColumnSupervisedTrainer, DataCollatorForColumnSupervision
 from clip4str_hf.training.reader_trainer import ReaderTrainer
 
@@ -146,13 +145,19 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
     texts = text_options(arguments)
     branches = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
     if arguments.clip_name_or_path is not None:
-        model = Clip4STRForSceneTextRecognition.from_clip_pretrained(arguments.clip_name_or_path, **texts, **branches)
+        model = Clip4STRForSceneTextRecognition.from_clip_pretrained(
+            arguments.clip_name_or_path, dtype=torch.float32, **texts, **branches
+        )
         image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
         return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
-        config = Clip4STRConfig.from_pretrained(arguments.config_name, **texts, **branches)
+        # The sizes of a reader, and not the temperature that was fitted to its weights.
+        new = {"confidence_temperature": 1.0, "dtype": "float32"}
+        config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **branches)
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
-    model, processor = load_reader(arguments.model_name_or_path or default_checkpoint(), **branches)
+    # Whatever it was saved in: in half precision most steps are too small to change a weight.
+    name = arguments.model_name_or_path or default_checkpoint()
+    model, processor = load_reader(name, dtype=torch.float32, **branches)
     if texts:
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
@@ -176,11 +181,13 @@ def load_clean(
     words, report = clean_words(words, processor, arguments.clean_labels)
     if not streaming:
         logger.info("%s: %s", source, report)
+        if not len(words):
+            raise ValueError(f"{source}: no words are left.\n{report}")
     return words
 
 
 def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int):
-    """Training words, or `None` if all are rendered, and validation words, or `None`."""
+    """Training words, or `None` if all are rendered, and validation words."""
     parts = [
         load_clean(source, arguments.train_split, processor, arguments, arguments.streaming)
         for source in arguments.train_data
@@ -194,15 +201,11 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
     if arguments.validation_data is not None:
         # Never a stream, of which processes would get unequal parts.
         return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments, False)
-    if train is None or arguments.streaming:
-        return train, None
     parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
     return parts["train"], parts["test"]
 
 
 def make_curriculum(arguments: DataArguments, training: TrainingArguments, model, real_words, augmentation):
-    if training.max_steps < 1:
-        raise ValueError("Words are rendered without end: give max_steps.")
     renderer = WordRenderer(
         arguments.fonts,
         arguments.words and Path(arguments.words).read_text(encoding="utf-8").splitlines(),
@@ -228,8 +231,6 @@ def make_curriculum(arguments: DataArguments, training: TrainingArguments, model
 def make_trainer(model, processor, arguments: DataArguments, training: TrainingArguments) -> ReaderTrainer:
     with training.main_process_first():
         train_words, validation_words = load_data(arguments, processor, training.seed)
-    if validation_words is None:
-        raise ValueError("Give validation_data: rendered words and streams leave nothing to hold back.")
     augmentation, callbacks = None, []
     if arguments.augment:
         augmentation = TextAugmentation(magnitude=arguments.augment_magnitude, seed=training.seed)
@@ -271,19 +272,48 @@ def make_optimizer(model, training: TrainingArguments) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon)
 
 
+def contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
+    """What does not go together, and would be found late or not at all."""
+    rendering = ("plain_fonts", "words", "backgrounds", "real_share", "plain_until", "difficult_from")
+    if not data.train_data and not data.fonts:
+        return "give --train_data, --fonts or both"
+    if not data.fonts and (unused := changed(data, *rendering)):
+        return f"--{unused[0]} is of rendered words, give --fonts too"
+    if data.streaming and data.fonts:
+        return "--streaming does not go with --fonts: real words are drawn at random among the rendered ones"
+    if data.validation_data is None and (data.streaming or not data.train_data):
+        return "give --validation_data: rendered words and streams leave nothing to hold back"
+    if data.validation_data is None and data.validation_split is not None:
+        return "--validation_split is of --validation_data, give that too"
+    if (data.streaming or data.fonts) and training.max_steps < 1:
+        return "give --max_steps: rendered words and streams have no end"
+    strategies = {training.eval_strategy.value, training.save_strategy.value}
+    if data.streaming and training.world_size > 1 and "epoch" in strategies:
+        return (
+            "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
+            "--save_strategy steps --save_steps N"
+        )
+    if unused := changed(training, "optim", "optim_args"):
+        return f"--{unused[0]} does not apply: the optimizer is AdamW, with a rate for each part of the model"
+    return None
+
+
+def changed(arguments, *names: str) -> list[str]:
+    """Which of these are not what they are by default."""
+    defaults = {
+        field.name: field.default if field.default_factory is MISSING else field.default_factory()
+        for field in fields(arguments)
+    }
+    return [name for name in names if getattr(arguments, name) != defaults[name]]
+
+
 def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
     model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
-    if not data_arguments.train_data and not data_arguments.fonts:
-        parser.error("give --train_data, --fonts or both")
-    if data_arguments.streaming and data_arguments.fonts:
-        parser.error("--streaming does not go with --fonts: real words are drawn at random among the rendered ones")
-    if data_arguments.streaming and training.world_size > 1 and "epoch" in strategies(training):
-        parser.error(
-            "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
-            "--save_strategy steps --save_steps N"
-        )
+    problem = contradiction(data_arguments, training)
+    if problem:
+        parser.error(problem)
     set_seed(training.seed)
     model, processor = make_reader(model_arguments)
     if model_arguments.num_permutations is not None:
@@ -294,6 +324,8 @@ def main():
     if checkpoint:
         logger.warning("The training of %s goes on; another one needs another output_dir.", checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
+    if not trainer.state.global_step:
+        raise ValueError(f"Nothing was trained: no words are left of {data_arguments.train_data}.")
     trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
@@ -307,14 +339,6 @@ def main():
         trainer.push_to_hub(**sources)
     else:
         trainer.create_model_card(**sources)
-
-
-def strategies(training: TrainingArguments) -> set[str]:
-    return {str(training.eval_strategy.value), str(training.save_strategy.value)}
-
-
-def last_checkpoint(folder: str) -> str | None:
-    return get_last_checkpoint(folder) if os.path.isdir(folder) else None
 
 
 if __name__ == "__main__":

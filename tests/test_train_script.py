@@ -181,6 +181,31 @@ def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
     Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
 
 
+def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path, tiny):
+    options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--output_dir", tmp_path / "out"]
+    train(*options, "--max_steps", "2")
+    (tmp_path / "out" / "checkpoint-9").mkdir()
+    train(*options, "--max_steps", "4")
+    assert json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
+
+
+def test_half_precision_is_trained_in_full(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny)
+    Clip4STRForSceneTextRecognition(config).to(torch.bfloat16).save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config).save_pretrained(tmp_path / "reader")
+    options = ["--model_name_or_path", tmp_path / "reader", "--train_data", WORDS, "--max_steps", "1"]
+    train(*options, *SMALL, "--output_dir", tmp_path / "out")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} <= {torch.float32, torch.int64}
+
+
+def test_a_new_reader_has_no_calibration_of_another(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny, confidence_temperature=2.0)
+    config.save_pretrained(tmp_path / "calibrated")
+    options = ["--config_name", tmp_path / "calibrated", "--train_data", WORDS, "--max_steps", "1"]
+    train(*options, *SMALL, "--output_dir", tmp_path / "out")
+    assert Clip4STRConfig.from_pretrained(tmp_path / "out").confidence_temperature == 1
+
+
 def test_streams_lmdb(tmp_path, tiny, lmdb):
     options = ["--config_name", tiny, "--train_data", lmdb, "--streaming", "--validation_data", WORDS]
     train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
@@ -193,7 +218,12 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
         ([], "--train_data, --fonts or both"),
         (["--train_data", WORDS, "--streaming"], "validation_data"),
         (["--fonts", FONTS], "validation_data"),
-        ([*RENDERED], "give max_steps"),
+        ([*RENDERED], "give --max_steps"),
+        (["--train_data", WORDS, "--streaming", "--validation_data", WORDS], "give --max_steps"),
+        (["--train_data", WORDS, "--validation_split", "test"], "--validation_split is of --validation_data"),
+        (["--train_data", WORDS, "--backgrounds", WORDS], "--backgrounds is of rendered words"),
+        (["--train_data", WORDS, "--optim", "adafactor"], "--optim does not apply"),
+        (["--train_data", WORDS, "--charset", "~", "--clean_labels", "False"], "no words are left"),
         (["--train_data", WORDS, "--charset", "00"], "charset holds characters more than once"),
         (["--train_data", WORDS, "--charset", "@absent.txt"], "absent.txt"),
         (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),

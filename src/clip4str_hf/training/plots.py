@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
-from transformers.trainer_utils import get_last_checkpoint
+
+from .checkpoints import last_checkpoint
 
 
 TRAINER_STATE = "trainer_state.json"
@@ -29,7 +30,7 @@ def load_log_history(folder: str | os.PathLike) -> list[dict]:
         ValueError: if there is neither a `trainer_state.json` nor a checkpoint with one.
     """
     folder = Path(folder)
-    last = get_last_checkpoint(folder) if folder.is_dir() else None
+    last = last_checkpoint(folder)
     for place in (folder, last and Path(last)):
         if place and (place / TRAINER_STATE).is_file():
             return json.loads((place / TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]

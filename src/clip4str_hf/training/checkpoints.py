@@ -1,0 +1,22 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where a training run goes on."""
+
+import os
+from pathlib import Path
+
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+
+
+def last_checkpoint(folder: str | os.PathLike) -> str | None:
+    """
+    The last checkpoint in a run's output folder that was written to its end, or `None`. `Trainer` writes its state
+    last, so that what a run was writing when it was stopped has none.
+    """
+    states = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
+    steps = {state.parent.name.rpartition("-")[2]: state.parent for state in states}
+    whole = {int(step): path for step, path in steps.items() if step.isdecimal()}
+    return str(whole[max(whole)]) if whole else None
+
+
+__all__ = ["last_checkpoint"]
