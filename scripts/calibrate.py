@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
+from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -36,8 +37,8 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--split", help="(default: the only one, among several test)")
     parser.add_argument("--charset", choices=CHARSETS, default="exact", help="characters that decide what is right")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
     parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
     arguments = parser.parse_args()
     if arguments.write and not (Path(arguments.model) / "config.json").is_file():
@@ -66,7 +67,7 @@ def main() -> int:
         temperature = round(fit_temperature(fitted), 4)
         if arguments.write:
             write_temperature(arguments.model, temperature)
-    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
 
     before = calibration_errors(held_out, model.config.confidence_temperature)

@@ -22,6 +22,7 @@ from time import perf_counter
 import numpy as np
 import torch
 from datasets import disable_progress_bars
+from datasets.exceptions import DatasetsError
 from PIL import Image
 from tqdm import tqdm
 from transformers.utils import logging
@@ -225,7 +226,13 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", nargs="+", default=[default_checkpoint()], help="folders or Hub ids (default: the package's own)"
     )
-    parser.add_argument("--readers", nargs="+", choices=[OURS, *PEERS], default=[OURS, *PEERS])
+    parser.add_argument(
+        "--readers",
+        nargs="+",
+        choices=[OURS, *PEERS],
+        default=[OURS, *PEERS],
+        help="(default: all at hand)",
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads(), help="of each reader")
     parser.add_argument("--batch-size", type=int, default=32, help="of the readers that read batches")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, unrounded")
@@ -256,7 +263,7 @@ def main() -> int:
 
     try:
         words = load_crops(arguments.sets, report_problem)
-    except (OSError, ValueError) as error:
+    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
     if not words:
         sys.exit(f"{' '.join(arguments.data)}: no words that can be read")

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 from datasets import disable_progress_bars
+from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 from transformers.utils import logging
 
@@ -38,9 +39,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--charset", nargs="+", choices=CHARSETS, default=["36"], help="characters to compare")
     parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
     parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: the checkpoint's)")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
@@ -115,7 +116,7 @@ def main() -> int:
             load_card(arguments.card)  # says now, not after the evaluation, that it is none
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         model, processor = load_reader(arguments.model, arguments.device, **precision)
-    except (ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
+    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
         sys.exit(str(error))
     default = model.generation_config.refine_iters
     options = {

@@ -21,7 +21,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the output (default: parquet)")
     parser.add_argument("--split", help="of the source (default: the only one, or train)")
     parser.add_argument("--name", help="configuration of a set of the Hub")
-    parser.add_argument("--image-column", default="image")
+    parser.add_argument("--image-column", default="image", help="of the source (default: image)")
     parser.add_argument("--text-column", help="(default: text, or label)")
     parser.add_argument(
         "--clean",
@@ -42,6 +42,7 @@ def parse_arguments() -> argparse.Namespace:
 def main() -> int:
     arguments = parse_arguments()
     options = {} if arguments.name is None else {"name": arguments.name}
+    report = None
     try:
         check_folder(arguments.output, arguments.overwrite)
         tokenizer = Clip4STRTokenizer.from_pretrained(arguments.clean) if arguments.clean else None
@@ -58,7 +59,8 @@ def main() -> int:
         words, report = clean_words(words, tokenizer, num_proc=arguments.num_proc)
         count = save_words(words, arguments.output, arguments.format, arguments.shard_size, arguments.overwrite)
     except (DatasetsError, ImportError, OSError, ValueError) as error:
-        sys.exit(f"{arguments.source} cannot be turned into {arguments.output}: {error}")
+        reasons = f"\n{report}" if report is not None else ""
+        sys.exit(f"{arguments.source} cannot be turned into {arguments.output}: {error}{reasons}")
     print(report)
     print(f"{count} words written to {arguments.output}")
     return 0

@@ -36,7 +36,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--image", type=Path, help="sample to read (default: a drawn word)")
     parser.add_argument("--private", action="store_true", help="only you see the repository")
     parser.add_argument("--revision", metavar="BRANCH", help="branch, made if need be (default: main)")
-    parser.add_argument("--commit-message", default="Upload reader")
+    parser.add_argument("--commit-message", default="Upload reader", help="of the one commit")
     parser.add_argument("--dry-run", action="store_true", help="check and list, upload nothing")
     arguments = parser.parse_args()
     for path in (arguments.model, arguments.image):

@@ -19,8 +19,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--model", default=default_checkpoint(), help="folder or Hub name (default: the package's own)"
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--batch-size", type=int, default=32)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
     parser.add_argument(
         "--rotate", action="store_true", help="read tall images turned to either side too, and keep the surest answer"

@@ -25,9 +25,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--backgrounds", help="folder of pictures without text")
     parser.add_argument("--random-share", type=float, default=0.15, help="share of random strings")
     parser.add_argument("--max-length", type=int, default=25, help="characters of the longest word")
-    parser.add_argument("--num-words", type=int, default=10_000)
+    parser.add_argument("--num-words", type=int, default=10_000, help="(default: 10000)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that render")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=int, default=0, help="other words and images (default: 0)")
     parser.add_argument("--sheet", action="store_true", help=f"draw {SHEET_WORDS} words onto one image")
     return parser.parse_args()
 
