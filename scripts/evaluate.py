@@ -94,6 +94,12 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
         part.unlink(missing_ok=True)
 
 
+def save_report(folder: Path | None, result: dict):
+    if folder is not None:
+        (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        (folder / "results.md").write_text(to_markdown(result), encoding="utf-8")
+
+
 def main() -> int:
     arguments = parse_arguments()
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
@@ -136,6 +142,8 @@ def main() -> int:
         else:
             list_misread({"set": name, **problem})
 
+    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
+    data |= options | {"dtype": str(model.dtype).removeprefix("torch.")}
     with misreads_file(arguments.misreads) as list_misread:
         for name, rows in words.items():
             if rows is not None:
@@ -150,14 +158,10 @@ def main() -> int:
                     analyze=arguments.plots is not None,
                     **options,
                 )
-    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
-    dtype = str(model.dtype).removeprefix("torch.")
-    result = make_report(arguments.model, data | options | {"dtype": dtype}, sets)
-    table = to_markdown(result)
-    print(table, end="")
-    if arguments.output:
-        (arguments.output / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-        (arguments.output / "results.md").write_text(table, encoding="utf-8")
+                # After each set: the benchmarks take hours, and the last of them as long as all others.
+                save_report(arguments.output, make_report(arguments.model, data, sets))
+    result = make_report(arguments.model, data, sets)
+    print(to_markdown(result), end="")
     if arguments.card:
         write_results(arguments.card, result, model)
     if arguments.plots:

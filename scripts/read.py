@@ -4,6 +4,8 @@
 import argparse
 import json
 import sys
+from collections.abc import Iterable
+from itertools import chain
 
 import torch
 from tqdm import tqdm
@@ -15,11 +17,17 @@ from clip4str_hf.reading import find_images, load_reader, read_images
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("paths", nargs="+", metavar="IMAGE_OR_FOLDER", help="folders are searched for images")
+    parser.add_argument("paths", nargs="*", metavar="IMAGE_OR_FOLDER", help="folders are searched for images")
+    parser.add_argument(
+        "--files-from",
+        metavar="LIST",
+        help="a file with a path on each line, read as it goes; - is stdin",
+    )
     parser.add_argument(
         "--model", default=default_checkpoint(), help="folder or Hub name (default: the package's own)"
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(default: the model's own)")
     parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
     parser.add_argument(
@@ -27,10 +35,18 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--json", action="store_true", help="JSON lines with file, text, score and char_scores")
     arguments = parser.parse_args()
+    if not arguments.paths and arguments.files_from is None:
+        parser.error("give images, folders or --files-from")
     for name, least in (("batch_size", 1), ("num_workers", 0)):
         if getattr(arguments, name) < least:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least {least}")
     return arguments
+
+
+def open_list(name: str | None) -> Iterable[str]:
+    if name is None:
+        return ()
+    return sys.stdin if name == "-" else open(name, encoding="utf-8", errors="surrogateescape")
 
 
 def main() -> int:
@@ -49,15 +65,20 @@ def main() -> int:
     for problem in problems:
         print(problem, file=sys.stderr)
 
+    if not files and arguments.files_from is None:
+        return 1
+    precision = {"dtype": arguments.dtype} if arguments.dtype else {}
     try:
-        reader = load_reader(arguments.model, arguments.device) if files else None
-    except ValueError as error:
+        listed = open_list(arguments.files_from)
+        reader = load_reader(arguments.model, arguments.device, **precision)
+    except (OSError, ValueError) as error:
         sys.exit(str(error))
     options = {"rotate_vertical": arguments.rotate}
     options |= {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
-    readings = read_images(files, *reader, **options) if files else []
+    readings = read_images(chain(files, (line.rstrip("\n") for line in listed)), *reader, **options)
+    total = len(files) if arguments.files_from is None else None
     # On a terminal the answers themselves show how far it is.
-    for reading in tqdm(readings, total=len(files), disable=sys.stdout.isatty() or None):
+    for reading in tqdm(readings, total=total, disable=sys.stdout.isatty() or None):
         if "error" in reading:
             problems.append(reading["error"])
             tqdm.write(f"{reading['file']}: {reading['error']}", file=sys.stderr)

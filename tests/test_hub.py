@@ -157,15 +157,22 @@ def test_model_and_processor_are_loaded_from_the_same_revision(pushed, tmp_path)
     _, model, both = (commit.sha for commit in pushed.repository("me/model-first").branches["main"])
     code = """
 import json, sys
+from functools import partial
+from transformers import pipeline
 from clip4str_hf.reading import load_reader
 model, processor = load_reader("me/model-first", revision=sys.argv[2])
-try:
-    load_reader("me/model-first", revision=sys.argv[1])
-except ValueError as error:
-    print(json.dumps(str(error)))
+errors = []
+for load in (load_reader, partial(pipeline, "image-to-text")):
+    try:
+        load("me/model-first", revision=sys.argv[1])
+    except (OSError, ValueError) as error:
+        errors.append(str(error))
+pipeline("image-to-text", "me/model-first", revision=sys.argv[2])
+print(json.dumps(errors))
 """
-    error = python(pushed, tmp_path / "home", code, model, both)
-    assert error.startswith("me/model-first cannot be loaded on cpu")
+    of_reader, of_pipeline = python(pushed, tmp_path / "home", code, model, both)
+    assert of_reader.startswith("me/model-first cannot be loaded on cpu")
+    assert of_pipeline.startswith("me/model-first holds a model and no processor")
 
 
 def test_what_is_pushed_is_whole_in_any_order(pushed):

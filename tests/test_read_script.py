@@ -131,6 +131,16 @@ def test_weights_that_were_cut_off_are_a_message(checkpoint, images, tmp_path):
     assert "cut cannot be loaded on cpu" in found.stderr and "Traceback" not in found.stderr
 
 
+def test_a_list_names_the_images(checkpoint, images, tmp_path):
+    files = [str(images / name) for name in ("d.png", "größer/字.png", "nothing.png", "mit Leerzeichen.png")]
+    (tmp_path / "list.txt").write_text("\n".join(files), encoding="utf-8")
+    found = read("--model", checkpoint, "--dtype", "bfloat16", images / "a.jpg", "--files-from", tmp_path / "list.txt")
+    names = [line.partition("\t")[0] for line in found.stdout.splitlines()]
+    assert names == [str(images / "a.jpg"), *files[:2], files[3]]
+    assert found.returncode == 1 and found.stderr.startswith(files[2])
+    assert "absent.txt" in read("--model", checkpoint, "--files-from", tmp_path / "absent.txt").stderr
+
+
 def test_a_folder_is_searched_for_images_only(images):
     assert len(find_images(images)) == len(WORDS)
     assert find_images(images / "notes.txt") == [images / "notes.txt"]
