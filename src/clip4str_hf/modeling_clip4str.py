@@ -304,6 +304,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
     def __init__(self, config: Clip4STRConfig):
         super().__init__(config)
         self.model_tags = [*TAGS]  # of the model's own, as pushing adds to the list
+        self.loaded_from = {}
         self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
         self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config)
         self.captioner = Clip4STRCaptioner(config)
@@ -320,6 +321,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # Loading makes new parameters, all of them trainable.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_layers()
+        # For the processor that belongs to it. No token: a model may be pickled and passed on.
+        places = ("cache_dir", "local_files_only", "revision", "subfolder")
+        model.loaded_from = {name: kwargs[name] for name in places if kwargs.get(name)}
         trained = bool(model.config.cross_modal_loss_weight)
         if not trained or "cross_modal_loss_weight" in kwargs:
             # Whatever was saved: a branch that is trained no longer does not answer, and one that is again does.

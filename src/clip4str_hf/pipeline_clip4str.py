@@ -118,7 +118,7 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
     if not source:
         return Clip4STRProcessor.from_config(model.config)
     try:
-        processor = Clip4STRProcessor.from_pretrained(source, **revision_of(model))
+        processor = Clip4STRProcessor.from_pretrained(source, **model.loaded_from)
     except OSError as error:
         raise OSError(
             f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
@@ -128,12 +128,6 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
     # The model has got other characters or images since it was loaded.
     images = processor.image_processor if _same_size(processor, model.config) else None
     return Clip4STRProcessor.from_config(model.config, images, processor.tokenizer)
-
-
-def revision_of(model) -> dict[str, str]:
-    """The argument that loads what belongs to a model from the commit that the model was loaded from."""
-    commit = getattr(model.config, "_commit_hash", None)
-    return {"revision": commit} if commit else {}
 
 
 def _fits(processor, config) -> bool:

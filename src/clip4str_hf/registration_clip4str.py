@@ -18,7 +18,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .configuration_clip4str import Clip4STRConfig
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
-from .pipeline_clip4str import Clip4STRPipeline, revision_of
+from .pipeline_clip4str import Clip4STRPipeline
 from .processing_clip4str import Clip4STRProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
 
@@ -38,7 +38,7 @@ class ImageTextToTextRouter(ImageTextToTextPipeline):
             # It could not be loaded before, and is needed: fail with the reason.
             if not model.config.name_or_path:
                 raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
-            processor = AutoProcessor.from_pretrained(model.config.name_or_path, **revision_of(model))
+            processor = AutoProcessor.from_pretrained(model.config.name_or_path)
         return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 
 
