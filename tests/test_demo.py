@@ -219,7 +219,7 @@ def page(browser, server):
 
 def test_a_page_reads_and_asks_nobody_else(page, server):
     page.upload(WORDS / "word_2083.webp")
-    assert page.says("Read the whole image, confidence 9", "Pharmacy")
+    assert page.says("Read the whole image, confidence 93", "Pharmacy")
     page.wait(lambda: page.count("#places .thumbnail-item img") == 8)
     assert page.wait(lambda: {"predict", "refine 1", "none"} <= set(page.element("#steps").text.splitlines()))
     assert page.element("#characters").text.split()[-8:] == list("Pharmacy")

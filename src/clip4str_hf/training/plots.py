@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from transformers.trainer import TRAINER_STATE_NAME
 
 from .checkpoints import last_checkpoint
 
 
-TRAINER_STATE = "trainer_state.json"
 # What is drawn, one panel each: entries of `Trainer`'s log, with the name of each line.
 PANELS = {
     "loss": {"loss": "training", "eval_loss": "validation"},
@@ -32,9 +32,9 @@ def load_log_history(folder: str | os.PathLike) -> list[dict]:
     folder = Path(folder)
     last = last_checkpoint(folder)
     for place in (folder, last and Path(last)):
-        if place and (place / TRAINER_STATE).is_file():
-            return json.loads((place / TRAINER_STATE).read_text(encoding="utf-8"))["log_history"]
-    raise ValueError(f"{folder} holds no {TRAINER_STATE}, and no checkpoint that does.")
+        if place and (place / TRAINER_STATE_NAME).is_file():
+            return json.loads((place / TRAINER_STATE_NAME).read_text(encoding="utf-8"))["log_history"]
+    raise ValueError(f"{folder} holds no {TRAINER_STATE_NAME}, and no checkpoint that does.")
 
 
 def training_curves(log_history: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]]:
