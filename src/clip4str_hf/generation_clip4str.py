@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from torch import nn
@@ -226,34 +227,16 @@ class Clip4STRGenerationMixin(GenerationMixin):
         # Where a refinement follows, of the first prediction only the texts count, and work on all else is left out.
         texts_only = stop_early and refine_iters > 0 and not output_attentions and not select.processors
         steps = {"positions": positions, "select": select, "stop_early": stop_early, "texts_only": texts_only}
-        autoregressive = generation_config.autoregressive
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
 
         visual_memory = self.visual_decoder(features=features)
-        visual = self._predict(self.visual_decoder, visual_memory, autoregressive, **steps)
-        answer = visual
-        if not generation_config.visual_only:
-            captions = self.captioner(visual.tokens)
-            image_memory = self.cross_decoder(features=features)
-            memory = self._cross_memory(image_memory, self.get_text_features(captions))
-            if generation_config.cross_modal_single_pass:
-                answer = self._predict_in_one_pass(self.cross_decoder, memory, visual.tokens, select)
-            elif texts_only and autoregressive:
-                answer = self._predict_with_draft(self.cross_decoder, memory, visual.tokens, steps)
-            else:
-                # At least the steps of the visual branch, as in the original, and on until its own rows have ended, so
-                # that a text does not depend on the batch.
-                least = visual.tokens.shape[1]
-                answer = self._predict(self.cross_decoder, memory, autoregressive, **steps, least=least)
-
+        readings = [self._predict(self.visual_decoder, visual_memory, generation_config.autoregressive, **steps)]
         for _ in range(refine_iters):
-            visual = self._refine(self.visual_decoder, visual_memory, visual.tokens, positions, select)
-            if generation_config.visual_only:
-                answer = visual
-            else:
-                captions = self._renew_captions(memory, captions, self.captioner(visual.tokens), all_captions)
-                answer = self._refine(self.cross_decoder, memory, answer.tokens, positions, select)
+            readings.append(self._refine(self.visual_decoder, visual_memory, readings[-1].tokens, positions, select))
+        answer = visual = readings[-1]
+        if not generation_config.visual_only:
+            answer = self._read_cross_modal(features, readings, generation_config, steps, all_captions)
 
         logits = answer.logits
         if self.config.confidence_temperature != 1:
@@ -271,6 +254,25 @@ class Clip4STRGenerationMixin(GenerationMixin):
             cross_attentions=answer.attentions if output_attentions and answer is not visual else None,
             visual_cross_attentions=visual.attentions if output_attentions else None,
         )
+
+    def _read_cross_modal(self, features, readings, generation_config, steps, all_captions) -> Prediction:
+        """The answer of the cross-modal branch, given the visual branch's first reading and its refinements."""
+        decoder, draft = self.cross_decoder, readings[0].tokens
+        captions = [self.captioner(reading.tokens) for reading in readings]
+        (_, text_features), *renewed = self._encode_captions(captions, all_captions)
+        memory = self._cross_memory(decoder(features=features), text_features)
+        if generation_config.cross_modal_single_pass:
+            answer = self._predict_in_one_pass(decoder, memory, draft, steps["select"])
+        elif steps["texts_only"] and generation_config.autoregressive:
+            answer = self._predict_with_draft(decoder, memory, draft, steps)
+        else:
+            # At least the steps of the visual branch, as in the original, and on until its own rows have ended, so
+            # that a text does not depend on the batch.
+            answer = self._predict(decoder, memory, generation_config.autoregressive, **steps, least=draft.shape[1])
+        for rows, text_features in renewed:
+            self._renew_captions(memory, rows, text_features)
+            answer = self._refine(decoder, memory, answer.tokens, steps["positions"], steps["select"])
+        return answer
 
     def _compiled_read(self, pixel_values, config, *args, **kwargs):
         # What was compiled before is found again by the code of `read`: nothing is kept here that a copy could run.
@@ -356,18 +358,26 @@ class Clip4STRGenerationMixin(GenerationMixin):
         logits, attentions = decoder(context, memory, mask, mask)
         return Prediction(*select(logits), attentions)
 
-    def _renew_captions(self, memory, captions, refined, all_captions):
-        """Puts the features of the captions that a refinement has changed in their place; returns the new captions."""
-        if all_captions:
-            changed = torch.arange(refined.shape[0], device=refined.device)
-        else:
-            changed = (refined != captions).any(-1).nonzero()[:, 0]
-        if changed.shape[0]:
-            of_texts = self.cross_decoder(features=self.get_text_features(refined[changed]))
-            for kept, new in zip(memory, of_texts):
+    def _encode_captions(self, captions, all_captions):
+        """
+        Rows of the batch and the text features of their captions: all rows for the prediction, then, for each
+        refinement, those whose captions it has changed. All go through the text tower at once: the visual branch does
+        not wait for the other one, and with few images most of the tower's time is spent on loading its weights.
+        """
+        everything = torch.arange(captions[0].shape[0], device=captions[0].device)
+        rows = [everything]
+        for old, new in pairwise(captions):
+            rows.append(everything if all_captions else (new != old).any(-1).nonzero()[:, 0])
+        features = self.get_text_features(torch.cat([ids[kept] for ids, kept in zip(captions, rows)]))
+        return list(zip(rows, features.split([kept.shape[0] for kept in rows])))
+
+    def _renew_captions(self, memory, rows, text_features):
+        """Puts the features of other captions in the place of those of these rows."""
+        if rows.shape[0]:
+            length = text_features.shape[1]
+            for kept, new in zip(memory, self.cross_decoder(features=text_features)):
                 for part, new_part in zip(kept, new):
-                    part[:, :, -refined.shape[1] :][changed] = new_part
-        return refined
+                    part[:, :, -length:][rows] = new_part
 
     def _begin(self, memory):
         keys = memory[0][0]
