@@ -24,7 +24,9 @@ logger = logging.get_logger(__name__)
 FONT_SUFFIXES = (".ttf", ".otf", ".ttc", ".woff", ".woff2")
 LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 BENT_STRIPS = 8
-LARGEST_BACKGROUND = (480, 480)
+LARGEST_BACKGROUND = (320, 320)
+# Points along the upper and the lower edge of a box, as shares of its width and height.
+EDGES = np.stack([np.tile(np.linspace(0, 1, 9), 2), np.repeat((0.0, 1.0), 9)], 1)
 NUMBER_SHAPES = (
     *("${}", "{}%", "{}.99", "#{}", "{}-{}", "{}:00", "+{}", "{}/{}", "({})"),
     *("{}km", "{}th", "{}pm", "{}am", "A{}", "No.{}", "{}{}"),
@@ -170,11 +172,11 @@ class WordRenderer:
         font, text = self._pick(rng, difficulty, longest, random_share)
         height = _text_height(rng, difficulty)
         flat, letters, box = _draw_flat(rng, font, text, height, difficulty, self._neighbour)
-        warp = _Warp.sample(rng, box, difficulty)
+        warp = _Warp.sample(rng, box, letters, difficulty)
         layers = {name: warp.apply(mask) for name, mask in flat.items()}
         background = self._background(rng, warp.size, difficulty)
         image = _degrade(rng, _paint(rng, background, layers, difficulty), difficulty)
-        return RenderedWord(image, text, warp.letter_positions(letters))
+        return RenderedWord(image, text, warp.letter_positions)
 
     def _pick(self, rng, difficulty, longest, random_share) -> tuple[Font, str]:
         """A font and a text that it can draw."""
@@ -312,8 +314,8 @@ def _open_background(file: Path, decode: bool) -> Image.Image | None:
         return None
 
 
-# As many pictures as fit into a gigabyte; a folder may hold any number.
-@lru_cache(maxsize=2048)
+# As many photographs as fit into a gigabyte; a folder may hold any number.
+@lru_cache(maxsize=4096)
 def _load_background(file: Path) -> Image.Image | None:
     return _open_background(file, decode=True)
 
@@ -390,9 +392,10 @@ def _draw_neighbours(rng, mask, font, size, margin, width, neighbour):
         "above": lambda word: (margin + rng.uniform(-0.5, 0.5) * size, margin - line),
         "below": lambda word: (margin + rng.uniform(-0.5, 0.5) * size, margin + line),
     }
-    for place in places.values():
+    seen = {"left": slice(-4, None), "right": slice(4)}  # more letters would lie outside the canvas
+    for name, place in places.items():
         if rng.random() < 0.4:
-            word = neighbour(rng)
+            word = neighbour(rng)[seen.get(name, slice(None))]
             pen.text(place(word), word, 255, font)
 
 
@@ -403,43 +406,53 @@ class _Warp:
     Images are warped backwards, from the crop to the flat word; letters forwards.
     """
 
-    def __init__(self, matrix: np.ndarray, bend: float, wave: float, box, margins):
-        self.centre = np.array([(box[0] + box[2]) / 2, (box[1] + box[3]) / 2])
+    def __init__(self, matrix: np.ndarray, bend: float, wave: float, box, letters: np.ndarray, margins: np.ndarray):
+        corners = np.array(box, float).reshape(2, 2)
+        self.centre = corners.mean(0)
         self.half = max((box[2] - box[0]) / 2, 1.0)
         self.bend, self.wave, self.matrix = bend, wave, matrix
-        across = np.linspace(box[0], box[2], 9)
-        edge = np.concatenate([np.stack([across, np.full(9, y)], 1) for y in (box[1], box[3])])
-        placed = self._forward(edge)
-        low, high = placed.min(0) - margins[:2], placed.max(0) + margins[2:]
-        self.origin = low
-        self.size = tuple(int(n) for n in np.clip(np.rint(high - low), (4, 6), (1200, 400)))
+        edges = corners[0] + EDGES * (corners[1] - corners[0])
+        placed = self._forward(np.concatenate([edges, letters]))
+        edges, letters = placed[: len(EDGES)], placed[len(EDGES) :, 0]
+        self.origin = edges.min(0) - margins[:2]
+        width, height = np.rint(edges.max(0) + margins[2:] - self.origin).astype(int).tolist()
+        self.size = min(max(width, 4), 1200), min(max(height, 6), 400)
+        self.letter_positions = ((letters - self.origin[0]) / self.size[0]).clip(0, 1).tolist()
 
     @classmethod
-    def sample(cls, rng, box, difficulty):
+    def sample(cls, rng, box, letters, difficulty):
         width, height = box[2] - box[0], box[3] - box[1]
         angle = math.radians(rng.normal(0, 12 if rng.random() < 0.3 else 3)) * difficulty
-        angle = float(np.clip(angle, -0.8, 0.8))
+        angle = min(max(angle, -0.8), 0.8)
         shear = rng.normal(0, 0.12) * difficulty
         stretch = math.exp(rng.normal(0, 0.18) * difficulty)
         cosine, sine = math.cos(angle), math.sin(angle)
-        matrix = np.array([[cosine, -sine, 0], [sine, cosine, 0], [0, 0, 1]])
-        matrix = matrix @ np.array([[stretch, shear, 0], [0, 1, 0], [0, 0, 1]])
-        tilt = rng.normal(0, 0.12, 2) * difficulty
-        matrix[2, :2] = tilt / (width / 2 + height)
+        tilt_x, tilt_y = (rng.normal(0, 0.12, 2) * difficulty / (width / 2 + height)).tolist()
+        matrix = np.array(
+            [
+                [cosine * stretch, cosine * shear - sine, 0],
+                [sine * stretch, sine * shear + cosine, 0],
+                [tilt_x, tilt_y, 1],
+            ]
+        )
         bent = rng.random() < 0.25 * difficulty
         bend = rng.normal(0, 0.35) * height * min(1, width / (3 * height)) if bent else 0.0
         wave = rng.normal(0, 0.1) * height if rng.random() < 0.05 * difficulty else 0.0
         loose = rng.uniform(-0.06, 0.22, 4) if rng.random() < 0.7 else rng.uniform(-0.12, 0.5, 4)
         margins = loose * height * (0.4 + 0.6 * difficulty)
-        return cls(matrix, bend, wave, box, margins)
+        return cls(matrix, bend, wave, box, letters, margins)
 
     def _lift(self, x):
-        along = np.clip(x / self.half, -1.5, 1.5)
+        """How far the word is moved down at `x`."""
+        if not self.bend and not self.wave:
+            return 0.0
+        along = (x / self.half).clip(-1.5, 1.5)
         return self.bend * along**2 + self.wave * np.sin(3 * along)
 
     def _forward(self, points):
-        x, y = (points - self.centre).T
-        placed = np.stack([x, y + self._lift(x), np.ones_like(x)]).T @ self.matrix.T
+        points = points - self.centre
+        points[:, 1] += self._lift(points[:, 0])
+        placed = points @ self.matrix[:, :2].T + self.matrix[:, 2]
         return placed[:, :2] / np.maximum(placed[:, 2:], 0.2)
 
     def apply(self, mask: Image.Image) -> Image.Image:
@@ -450,21 +463,18 @@ class _Warp:
         """Upright strips of the crop, each with its four corners in the flat word."""
         width, height = self.size
         strips = min(BENT_STRIPS if self.bend or self.wave else 2, width)
-        x = np.arange(strips + 1) * width // strips
-        targets = np.stack([np.tile(x, 2), np.repeat((0, height), strips + 1), np.ones(2 * strips + 2)])
-        targets[:2] += self.origin[:, None]
-        placed = np.linalg.inv(self.matrix) @ targets
+        x = [i * width // strips for i in range(strips + 1)]
+        targets = np.ones((3, 2, strips + 1))
+        targets[0] = x
+        targets[1] = [[0], [height]]
+        targets[:2] += self.origin[:, None, None]
+        placed = np.linalg.inv(self.matrix) @ targets.reshape(3, -1)
         sources = placed[:2] / np.maximum(placed[2], 0.05)
         sources[1] -= self._lift(sources[0])
         upper, lower = (sources + self.centre[:, None]).T.reshape(2, strips + 1, 2).tolist()
-        x = x.tolist()
         return [
             ((x[i], 0, x[i + 1], height), (*upper[i], *lower[i], *lower[i + 1], *upper[i + 1])) for i in range(strips)
         ]
-
-    def letter_positions(self, letters: np.ndarray) -> list[float]:
-        placed = self._forward(letters)[:, 0] - self.origin[0]
-        return np.clip(placed / self.size[0], 0, 1).tolist()
 
 
 def _colour(rng, difficulty: float) -> np.ndarray:
@@ -472,13 +482,13 @@ def _colour(rng, difficulty: float) -> np.ndarray:
     if rng.random() < 0.3:
         grey = 255 - abs(rng.normal(0, 25)) if rng.random() < 0.5 else abs(rng.normal(0, 25))
     chroma = rng.normal(0, 70, 3) * difficulty if rng.random() < 0.7 else np.zeros(3)
-    return np.clip(grey + chroma, 0, 255).astype(np.float32)
+    return (grey + chroma).clip(0, 255).astype(np.float32)
 
 
 def _contrasting(rng, background: np.ndarray, difficulty: float) -> np.ndarray:
     """A colour that stands out from the background; less so the more difficult."""
     wanted = 110 - 80 * difficulty * rng.random() ** 0.7
-    level = float(background.reshape(-1, 3).mean(0) @ LUMA)
+    level = float(background.reshape(-1, 3)[::16].mean(0) @ LUMA)  # a part of the pixels is enough
     for _ in range(8):
         colour = _colour(rng, difficulty)
         if abs(float(colour @ LUMA) - level) >= wanted:
@@ -570,7 +580,7 @@ def _add_noise(rng, image):
 def _through_jpeg(image, quality):
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=quality)
-    return Image.open(buffer).convert("RGB")
+    return Image.open(buffer, formats=["JPEG"]).convert("RGB")
 
 
 __all__ = ["RenderedWord", "WordRenderer", "find_complete_font", "find_fonts"]
