@@ -32,6 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
+from clip4str_hf.metrics.tables import markdown_table
 
 
 SIZES = {  # image tower: width, layers, patch; text tower: width, layers; projection
@@ -317,8 +318,8 @@ def matrix_share(model, clock: Clock, batch_size: int) -> dict:
 
 def to_markdown(title: str, rows: list[dict]) -> str:
     head = list(rows[0])
-    lines = [head, ["---:"] * len(head), *([cell(row[name]) for name in head] for row in rows)]
-    return "\n".join([f"**{title}**", "", *("| " + " | ".join(line) + " |" for line in lines), ""])
+    table = markdown_table([head, *([cell(row[name]) for name in head] for row in rows)], text_columns=0)
+    return f"**{title}**\n\n{table}\n"
 
 
 def cell(value) -> str:

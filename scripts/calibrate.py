@@ -20,11 +20,8 @@ from clip4str_hf.metrics.calibration import (
     read_for_calibration,
     write_temperature,
 )
-from clip4str_hf.metrics.evaluation import CHARSET_NAMES
+from clip4str_hf.metrics.evaluation import CHARSET_SIZES
 from clip4str_hf.reading import load_reader
-
-
-CHARSETS = {name: size for size, name in CHARSET_NAMES.items()}
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -36,9 +33,12 @@ def parse_arguments() -> argparse.Namespace:
         "--data", nargs="+", required=True, metavar="WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
     parser.add_argument("--split", help="(default: the only one, among several test)")
-    parser.add_argument("--charset", choices=CHARSETS, default="exact", help="characters that decide what is right")
+    parser.add_argument(
+        "--charset", choices=CHARSET_SIZES, default="exact", help="characters that decide what is right"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
     parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
     parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
     arguments = parser.parse_args()
     if arguments.write and not (Path(arguments.model) / "config.json").is_file():
@@ -61,8 +61,9 @@ def main() -> int:
         sets = [load_words(data, arguments.split, streaming=True, default_split="test") for data in arguments.data]
         model, processor = load_reader(arguments.model, arguments.device)
         rows = tqdm(chain.from_iterable(sets), unit=" words", disable=None)
-        charset_size = CHARSETS[arguments.charset]
-        words = list(read_for_calibration(rows, model, processor, charset_size, arguments.batch_size, report=report))
+        charset_size = CHARSET_SIZES[arguments.charset]
+        sizes = arguments.batch_size, arguments.num_workers
+        words = list(read_for_calibration(rows, model, processor, charset_size, *sizes, report))
         fitted, held_out = words[::2], words[1::2]
         temperature = round(fit_temperature(fitted), 4)
         if arguments.write:
@@ -73,7 +74,7 @@ def main() -> int:
     before = calibration_errors(held_out, model.config.confidence_temperature)
     after = calibration_errors(held_out, temperature)
     print(f"confidence_temperature {temperature:.4f} (was {model.config.confidence_temperature:.4f})")
-    print(f"fitted to {len(fitted)} words; expected calibration error of {len(held_out)} others in %, 15 bins:")
+    print(f"fitted to {len(fitted)} words; expected calibration error of {len(held_out)} others in %, 10 bins:")
     for name in before:
         print(f"{name}: {100 * before[name]:.2f} before, {100 * after[name]:.2f} after")
     return 1 if problems else 0

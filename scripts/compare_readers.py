@@ -31,6 +31,7 @@ from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.evaluation import open_word
 from clip4str_hf.metrics.protocol import WordTally
+from clip4str_hf.metrics.tables import markdown_table
 from clip4str_hf.reading import load_reader
 
 
@@ -162,7 +163,7 @@ def load_crops(sets: dict[str, str], report: Callable[[str], None]) -> list[Word
     for name, source in sets.items():
         for row, word in enumerate(load_words(source, default_split="test")):
             try:
-                words.append(Word(name, open_word((row, word)).convert("RGB"), word["text"]))
+                words.append(Word(name, open_word(word).convert("RGB"), word["text"]))
             except (OSError, ValueError) as error:
                 report(f"{name}, {(word['image'] or {}).get('path') or f'row {row}'}: {error}")
     return words
@@ -207,14 +208,17 @@ def time_batches(read_batch: Callable, images: list[Image.Image], batch_size: in
 def to_markdown(report: dict) -> str:
     sets = report["readers"][0]["sets"] if report["readers"] else {}
     head = ["reader", *(f"{name} ({found['words']})" for name, found in sets.items()), "ms a word"]
-    rows = [[*head, f"ms a word in batches of {report['batch_size']}"], ["---"] + ["---:"] * len(head)]
+    rows = [[*head, f"ms a word in batches of {report['batch_size']}"]]
     for found in report["readers"]:
         accuracies = [found["sets"][name]["word_accuracy"] for name in sets]
         figures = [accuracy and 100 * accuracy for accuracy in accuracies]
         figures += [found["ms_per_word"], found["ms_per_word_batched"]]
         rows.append([found["reader"], *("-" if figure is None else f"{figure:.1f}" for figure in figures)])
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-    lines += ["", f"Word accuracy in %, 36 characters; median time; threads: {report['threads']}."]
+    lines = [
+        markdown_table(rows),
+        "",
+        f"Word accuracy in %, 36 characters; median time; threads: {report['threads']}.",
+    ]
     return "\n".join(lines + [f"- {name} is left out: {reason}" for name, reason in report["left_out"].items()])
 
 

@@ -54,10 +54,7 @@ def convert(arguments: ConversionArguments):
     output_dir = arguments.output_dir.absolute()
     if output_dir.exists() and not (output_dir.is_dir() and not any(output_dir.iterdir())):
         raise ValueError(f"{arguments.output_dir} exists and is not an empty folder.")
-    try:
-        state, hyper_parameters = load_original_checkpoint(arguments.checkpoint, arguments.allow_pickle)
-    except Exception as error:  # torch.load raises nearly anything for a file that is damaged or no checkpoint
-        raise ValueError(str(error) or f"{type(error).__name__} while it was loaded") from error
+    state, hyper_parameters = load_original_checkpoint(arguments.checkpoint, arguments.allow_pickle)
     model = convert_original_checkpoint(state, hyper_parameters)
     mean, std = NORMALIZATIONS[arguments.image_normalization]
     processor = Clip4STRProcessor.from_config(model.config, image_mean=mean, image_std=std)

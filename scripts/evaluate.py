@@ -19,12 +19,11 @@ from transformers.utils import logging
 from clip4str_hf import default_checkpoint
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
-from clip4str_hf.metrics.evaluation import CHARSET_NAMES, evaluate_words, make_report, to_markdown
+from clip4str_hf.metrics.evaluation import CHARSET_SIZES, evaluate_words, make_report, to_markdown
 from clip4str_hf.metrics.model_index import load_card, write_results
 from clip4str_hf.reading import load_reader
 
 
-CHARSETS = {name: size for size, name in CHARSET_NAMES.items()}
 MISREAD_COLUMNS = ("set", "row", "image", "label", "text", "score", "charsets")
 
 
@@ -36,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
     )
     parser.add_argument("--benchmarks", metavar="ROOT", help=f"folder of any of {', '.join(BENCHMARKS)}")
     parser.add_argument("--split", help="(default: the only one, among several test)")
-    parser.add_argument("--charset", nargs="+", choices=CHARSETS, default=["36"], help="characters to compare")
+    parser.add_argument("--charset", nargs="+", choices=CHARSET_SIZES, default=["36"], help="characters to compare")
     parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
     parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
@@ -94,6 +93,49 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
         part.unlink(missing_ok=True)
 
 
+def load(arguments: argparse.Namespace):
+    """The model, its processor, the words of each set, and where these are from; whatever is wrong is said here."""
+    try:
+        sources = name_sets(arguments)
+        words = {
+            name: source and load_words(source, arguments.split, streaming=True, default_split="test")
+            for name, source in sources.items()
+        }
+        if arguments.plots:
+            import clip4str_hf.metrics.plots  # noqa: F401  (says now, not after the evaluation, what is missing)
+        for folder in (arguments.output, arguments.plots, arguments.misreads and arguments.misreads.parent):
+            if folder:
+                folder.mkdir(parents=True, exist_ok=True)
+        if arguments.card and arguments.card.exists():
+            load_card(arguments.card)
+        precision = {"dtype": arguments.dtype} if arguments.dtype else {}
+        return *load_reader(arguments.model, arguments.device, **precision), words, sources
+    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
+        sys.exit(str(error))
+
+
+def evaluate_sets(
+    arguments: argparse.Namespace, words: dict, model, processor, options: dict, report: Callable[[str, dict], None]
+) -> Iterator[dict[str, dict | None]]:
+    """The figures of the sets so far, after each of them; `None` for those that are missing or not read yet."""
+    charset_sizes = [CHARSET_SIZES[name] for name in arguments.charset]
+    sets = dict.fromkeys(words)
+    for name, rows in words.items():
+        if rows is not None:
+            sets[name] = evaluate_words(
+                tqdm(rows, name, BENCHMARKS.get(name), unit=" words", disable=None),
+                model,
+                processor,
+                charset_sizes,
+                arguments.batch_size,
+                arguments.num_workers,
+                partial(report, name),
+                analyze=arguments.plots is not None,
+                **options,
+            )
+        yield sets
+
+
 def save_report(folder: Path | None, result: dict):
     if folder is not None:
         (folder / "results.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
@@ -107,64 +149,35 @@ def main() -> int:
     logging.disable_progress_bar()
     disable_progress_bars()
 
-    try:
-        sources = name_sets(arguments)
-        words = {
-            name: source and load_words(source, arguments.split, streaming=True, default_split="test")
-            for name, source in sources.items()
-        }
-        if arguments.plots:
-            from clip4str_hf.metrics.plots import save_plots  # before anything is read: it may not be installed
-        for folder in (arguments.output, arguments.plots, arguments.misreads and arguments.misreads.parent):
-            if folder:
-                folder.mkdir(parents=True, exist_ok=True)
-        if arguments.card and arguments.card.exists():
-            load_card(arguments.card)  # says now, not after the evaluation, that it is none
-        precision = {"dtype": arguments.dtype} if arguments.dtype else {}
-        model, processor = load_reader(arguments.model, arguments.device, **precision)
-    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
-        sys.exit(str(error))
+    model, processor, words, sources = load(arguments)
     default = model.generation_config.refine_iters
     options = {
         "refine_iters": default if arguments.refine_iters is None else arguments.refine_iters,
         "visual_only": arguments.visual_only or model.generation_config.visual_only,
     }
-    charset_sizes = [CHARSETS[name] for name in arguments.charset]
-    sets = dict.fromkeys(words)
-    unreadable = 0
+    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
+    data |= options | {"dtype": str(model.dtype).removeprefix("torch.")}
+    unreadable = []
 
     def report(name: str, problem: dict):
-        nonlocal unreadable
         if "error" in problem:
-            unreadable += 1
+            unreadable.append(problem)
             where = problem["image"] or f"row {problem['row']}"
             tqdm.write(f"{name}, {where}: {problem['error']}", file=sys.stderr)
         else:
             list_misread({"set": name, **problem})
 
-    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
-    data |= options | {"dtype": str(model.dtype).removeprefix("torch.")}
     with misreads_file(arguments.misreads) as list_misread:
-        for name, rows in words.items():
-            if rows is not None:
-                sets[name] = evaluate_words(
-                    tqdm(rows, name, BENCHMARKS.get(name), unit=" words", disable=None),
-                    model,
-                    processor,
-                    charset_sizes,
-                    arguments.batch_size,
-                    arguments.num_workers,
-                    partial(report, name),
-                    analyze=arguments.plots is not None,
-                    **options,
-                )
-                # After each set: the benchmarks take hours, and the last of them as long as all others.
-                save_report(arguments.output, make_report(arguments.model, data, sets))
-    result = make_report(arguments.model, data, sets)
+        for sets in evaluate_sets(arguments, words, model, processor, options, report):
+            result = make_report(arguments.model, data, sets)
+            # After each set: the benchmarks take hours, and the last of them as long as all others.
+            save_report(arguments.output, result)
     print(to_markdown(result), end="")
     if arguments.card:
         write_results(arguments.card, result, model)
     if arguments.plots:
+        from clip4str_hf.metrics.plots import save_plots
+
         save_plots(sets, arguments.plots)
     return 1 if unreadable else 0
 

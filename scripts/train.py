@@ -17,6 +17,7 @@ from clip4str_hf import (
     default_checkpoint,
     optimizer_groups,
 )
+from clip4str_hf.card_clip4str import is_hub_id
 from clip4str_hf.data.augmentation import TextAugmentation
 from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import WordCurriculum
@@ -125,10 +126,6 @@ class TrainingArguments(Seq2SeqTrainingArguments):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
         super().__post_init__()
-        if self.label_smoothing_factor:
-            raise ValueError(
-                f"label_smoothing_factor={self.label_smoothing_factor} must be 0: the loss is the model's."
-            )
 
 
 def has_bf16(use_cpu: bool) -> bool:
@@ -139,25 +136,24 @@ def has_bf16(use_cpu: bool) -> bool:
 
 
 def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
-    names = [arguments.model_name_or_path, arguments.clip_name_or_path, arguments.config_name]
-    if sum(name is not None for name in names) > 1:
-        raise ValueError("Give one of model_name_or_path, clip_name_or_path and config_name.")
     texts = text_options(arguments)
-    branches = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
+    losses = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
+    if arguments.num_permutations is not None:
+        losses["num_permutations"] = arguments.num_permutations
     if arguments.clip_name_or_path is not None:
         model = Clip4STRForSceneTextRecognition.from_clip_pretrained(
-            arguments.clip_name_or_path, dtype=torch.float32, **texts, **branches
+            arguments.clip_name_or_path, dtype=torch.float32, **texts, **losses
         )
         image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
         return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
         # The sizes of a reader, and not the temperature that was fitted to its weights.
         new = {"confidence_temperature": 1.0, "dtype": "float32"}
-        config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **branches)
+        config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **losses)
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
     # Whatever it was saved in: in half precision most steps are too small to change a weight.
     name = arguments.model_name_or_path or default_checkpoint()
-    model, processor = load_reader(name, dtype=torch.float32, **branches)
+    model, processor = load_reader(name, dtype=torch.float32, **losses)
     if texts:
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
@@ -272,8 +268,11 @@ def make_optimizer(model, training: TrainingArguments) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, betas=(training.adam_beta1, training.adam_beta2), eps=training.adam_epsilon)
 
 
-def contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
+def contradiction(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> str | None:
     """What does not go together, and would be found late or not at all."""
+    names = [model.model_name_or_path, model.clip_name_or_path, model.config_name]
+    if sum(name is not None for name in names) > 1:
+        return "give one of --model_name_or_path, --clip_name_or_path and --config_name"
     rendering = ("plain_fonts", "words", "backgrounds", "real_share", "plain_until", "difficult_from")
     if not data.train_data and not data.fonts:
         return "give --train_data, --fonts or both"
@@ -293,6 +292,8 @@ def contradiction(data: DataArguments, training: TrainingArguments) -> str | Non
             "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
         )
+    if training.label_smoothing_factor:
+        return f"--label_smoothing_factor {training.label_smoothing_factor} must be 0: the loss is the model's"
     if unused := changed(training, "optim", "optim_args"):
         return f"--{unused[0]} does not apply: the optimizer is AdamW, with a rate for each part of the model"
     return None
@@ -311,14 +312,11 @@ def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
     model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
-    problem = contradiction(data_arguments, training)
+    problem = contradiction(model_arguments, data_arguments, training)
     if problem:
         parser.error(problem)
     set_seed(training.seed)
     model, processor = make_reader(model_arguments)
-    if model_arguments.num_permutations is not None:
-        model.config.num_permutations = model_arguments.num_permutations
-        model.config.validate_reader()
     trainer = make_trainer(model, processor, data_arguments, training)
     checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
     if checkpoint:
@@ -330,10 +328,11 @@ def main():
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
-    # For the card; what is no folder here is on the Hub.
+    # For the card, which names what others can find.
+    clip = model_arguments.clip_name_or_path
     sources = {
-        "finetuned_from": model_arguments.clip_name_or_path,
-        "dataset_tags": [source for source in data_arguments.train_data if not Path(source).exists()],
+        "finetuned_from": clip if clip and is_hub_id(clip) else None,
+        "dataset_tags": [source for source in data_arguments.train_data if is_hub_id(source)],
     }
     if training.push_to_hub:
         trainer.push_to_hub(**sources)

@@ -14,11 +14,11 @@ from transformers.utils import logging
 from clip4str_hf import Clip4STRForSceneTextRecognition, default_checkpoint
 from clip4str_hf.card_clip4str import add_metadata, reader_card
 from clip4str_hf.metrics.benchmarks import BENCHMARKS
-from clip4str_hf.metrics.model_index import CHARSETS, TASK, load_card
+from clip4str_hf.metrics.model_index import CHARSET_DESCRIPTIONS, TASK, load_card
 
 
 MODEL_CARDS = Path(__file__).resolve().parents[1] / "model_cards"
-WORD_ACCURACY = {"metric_type": "accuracy", "metric_name": f"Word accuracy in %, {CHARSETS['36']}"}
+WORD_ACCURACY = {"metric_type": "accuracy", "metric_name": f"Word accuracy in %, {CHARSET_DESCRIPTIONS['36']}"}
 
 
 def released_card(checkpoint: dict, data: dict) -> ModelCard:

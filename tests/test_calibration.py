@@ -14,14 +14,16 @@ import torch
 from conftest import tiny_config, tiny_model
 
 from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf.generation_clip4str import character_probabilities
 from clip4str_hf.metrics.calibration import (
     WordLogits,
+    _right_characters,
     calibration_errors,
     fit_temperature,
     read_for_calibration,
-    word_confidences,
     write_temperature,
 )
+from clip4str_hf.metrics.evaluation import evaluate_words
 
 
 WORDS = Path(__file__).parent / "data" / "words"
@@ -106,7 +108,24 @@ def test_words_are_read_before_the_temperature_and_compared_by_the_protocol():
         torch.testing.assert_close(one.logits, other.logits)
     pixels = processor(images=paths, return_tensors="pt").pixel_values
     read = model.generate(pixels, return_dict_in_generate=True)
-    torch.testing.assert_close(word_confidences(plain, 3.0).float(), read.confidence)
+    calibrated = [character_probabilities(word.logits / 3.0)[1].prod() for word in plain]
+    torch.testing.assert_close(torch.stack(calibrated), read.confidence)
+
+
+def test_labels_count_as_in_an_evaluation():
+    model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
+    processor = Clip4STRProcessor.from_pretrained(default_checkpoint())
+    image = {"path": str(WORDS / "word_2083.webp"), "bytes": None}
+    rows = [{"image": image, "text": text} for text in ("Pharmacy", "a" * 26, "", None, "!?", "PHARMACY.")]
+    counted = list(read_for_calibration(rows, model, processor, charset_size=36))
+    assert len(counted) == 2 == evaluate_words(rows, model, processor)["36"]["words"]
+
+
+def test_characters_that_are_not_compared_are_not_wrong():
+    logits = torch.zeros(6, 95)
+    word = WordLogits(logits, True, _right_characters("Exit!", "exit", 36))
+    assert word.characters == [True] * 4 + [None]
+    assert calibration_errors([word])["characters"] == pytest.approx(1 - 1 / 95)
 
 
 def test_script(tmp_path, capsys):

@@ -16,7 +16,7 @@ from datasets import DatasetDict, load_dataset
 from huggingface_hub import ModelCard
 from rapidfuzz.distance import Levenshtein
 
-from clip4str_hf.metrics.model_index import CHARSETS
+from clip4str_hf.metrics.model_index import CHARSET_DESCRIPTIONS
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "evaluate.py"
@@ -139,7 +139,7 @@ def test_a_folder_of_words_in_all_charsets(tmp_path):
         ::2
     ] == [
         ("crops (12 words)", f"Word accuracy in %, {name}", round(100 * accuracy[charset], 2))
-        for charset, name in list(CHARSETS.items())[:3]
+        for charset, name in list(CHARSET_DESCRIPTIONS.items())[:3]
     ]
     assert run.stdout == (output / "results.md").read_text(encoding="utf-8")
     cells = [cell.strip() for cell in run.stdout.splitlines()[4].split("|")[1:-1]]

@@ -16,6 +16,7 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 from transformers.models.auto import image_processing_auto
 
 from clip4str_hf import Clip4STRImageProcessor
+from clip4str_hf.image_processing_clip4str import to_rgb
 
 
 WHITE = Image.new("RGB", (9, 5), "white")
@@ -115,6 +116,8 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     same(expected.convert("I"), expected)
     same(expected.convert("F"), expected)
     same(Image.fromarray(eight.astype(np.float32) / 255), expected)
+    with pytest.raises(ValueError, match="its floats reach 65535.0, where 0 to 1 or 0 to 255 are accepted"):
+        to_rgb(Image.fromarray(sixteen.astype(np.float32)))
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

@@ -12,10 +12,11 @@ from datasets import load_dataset
 from PIL import Image
 
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
+from clip4str_hf.data import rendering
 from clip4str_hf.data.charset import read_charset
 from clip4str_hf.data.curriculum import PLAIN_LENGTH, WordCurriculum
 from clip4str_hf.data.rendered_sets import contact_sheet, write_word_folder
-from clip4str_hf.data.rendering import WordRenderer, find_complete_font, find_fonts, load_font
+from clip4str_hf.data.rendering import Font, WordRenderer, find_complete_font, find_fonts, load_font
 
 
 DATA = Path(__file__).parent / "data"
@@ -65,6 +66,12 @@ def test_texts_are_of_the_charset_and_no_longer_than_asked():
         texts = [WordRenderer(FONTS, charset=charset, max_length=6).render(index).text for index in range(60)]
         assert all(1 <= len(text) <= 6 and set(text) <= set(charset) for text in texts)
     assert len(set(texts)) > 40
+
+
+def test_a_text_is_not_made_longer_by_capitals(monkeypatch):
+    monkeypatch.setattr(rendering, "load_font", lambda path, charset: Font(path, {"S": 0.5}))
+    renderer = WordRenderer(FONTS, ["ßß", "sss"], charset="sßS", max_length=3, random_share=0)
+    assert {renderer._pick(np.random.default_rng(seed), 1.0, 3, 0.0)[1] for seed in range(20)} == {"SSS"}
 
 
 def test_words_are_put_into_the_case_and_the_composition_of_the_charset():
@@ -202,6 +209,19 @@ def test_curriculum_goes_from_easy_to_difficult_and_real(renderer):
     assert [at_once.difficulty(index) for index in (0, 99, 100, 399)] == [0, 0, 1, 1]
     again = curriculum[250]
     assert again["text"] == rows[250]["text"] and again["image"].tobytes() == rows[250]["image"].tobytes()
+
+
+def test_curriculum_and_renderer_draw_different_numbers(monkeypatch):
+    """Else words that are not real ones would be of plain fonts, and those of some letters easy."""
+    fancy, plain = (str(FONTS[0] / f"{name}-latin-400-normal.woff2") for name in ("anton", "bitter"))
+    drawn = []
+    monkeypatch.setattr(rendering, "load_font", lambda path, charset: drawn.append(path) or load_font(path, charset))
+    renderer = WordRenderer([fancy], ["word"], plain_fonts=[plain], random_share=0, seed=3)
+    real = load_dataset("imagefolder", data_dir=str(DATA / "words"), split="train")
+    curriculum = WordCurriculum(renderer, 300, real, real_share=0.4, plain_until=0, difficult_from=0, seed=3)
+    for index in range(300):
+        curriculum[index]
+    assert len(drawn) > 150 and 0.25 < drawn.count(plain) / len(drawn) < 0.45
 
 
 def real_texts(words):

@@ -67,12 +67,14 @@ def test_characters_of_both_sets_and_special_tokens_keep_their_rows():
 def test_configurations_follow():
     model = tiny_model(charset="abc1")
     model.generation_config.refine_iters = 2
+    model.generation_config.max_new_tokens = 3
     model.resize_charset(GREEK, max_label_length=30, caption_context_length=40)
     expected = tiny_config(charset=GREEK, max_label_length=30, caption_context_length=40).to_dict()
     assert model.config.to_dict() == expected
     generation = model.generation_config
     assert (generation.bos_token_id, generation.decoder_start_token_id, generation.pad_token_id) == (28, 28, 29)
     assert (generation.max_length, generation.eos_token_id, generation.refine_iters) == (32, 0, 2)
+    assert generation.max_new_tokens is None
     assert model.visual_decoder.layers[0].self_attn.config is model.config
 
 

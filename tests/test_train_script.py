@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
@@ -136,6 +137,9 @@ def test_makes_a_reader_out_of_clip(tmp_path):
     started = clip.state_dict()["vision_model.embeddings.patch_embedding.weight"]
     learnt = trained["vision_tower.vision_model.embeddings.patch_embedding.weight"]
     assert 0 < (learnt - started).abs().max() < 0.01
+    assert (
+        ModelCard.load(tmp_path / "out" / "README.md").data.base_model is None
+    )  # a folder of ours is nothing to link
 
 
 def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
@@ -226,10 +230,10 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
         (["--train_data", WORDS, "--charset", "~", "--clean_labels", "False"], "no words are left"),
         (["--train_data", WORDS, "--charset", "00"], "charset holds characters more than once"),
         (["--train_data", WORDS, "--charset", "@absent.txt"], "absent.txt"),
-        (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of model_name_or_path"),
+        (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of --model_name_or_path"),
         (["--train_data", "nowhere/at-all/here"], "nowhere"),
         ([*RENDERED, "--train_data", WORDS, "--streaming"], "--streaming does not go with --fonts"),
-        (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor=0.1 must be 0"),
+        (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor 0.1 must be 0"),
         (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),
     ],
 )

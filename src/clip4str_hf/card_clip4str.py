@@ -143,6 +143,11 @@ def complete_card(folder: str | os.PathLike, model, repo_id: str, token: bool | 
     card.save(path)
 
 
+def is_hub_id(name: str | os.PathLike) -> bool:
+    """Whether a name can be that of a repository of the Hub, and is not that of a file or folder."""
+    return re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(name)) is not None and not os.path.exists(name)
+
+
 def has_card(repo_id: str, token: bool | str | None = None) -> bool:
     """Whether a repository of the Hub has a card."""
     return HfApi().file_exists(repo_id, "README.md", token=token)
@@ -151,8 +156,7 @@ def has_card(repo_id: str, token: bool | str | None = None) -> bool:
 def _hub_name(model, repo_id: str) -> str | None:
     """The Hub id that a model was loaded from, if it was, and from another repository than `repo_id`."""
     name = model.config.name_or_path
-    is_hub_id = re.fullmatch(r"[\w.-]+/[\w.-]+", name) and not os.path.isdir(name)
-    return name if is_hub_id and name != repo_id else None
+    return name if is_hub_id(name) and name != repo_id else None
 
 
-__all__ = ["MISSING", "NO_REPO", "TAGS", "add_metadata", "complete_card", "has_card", "reader_card"]
+__all__ = ["MISSING", "NO_REPO", "TAGS", "add_metadata", "complete_card", "has_card", "is_hub_id", "reader_card"]

@@ -58,7 +58,8 @@ class Clip4STRConfig(PreTrainedConfig):
             The longest text in characters (T in the paper); the decoders have one position more, for the end token.
         caption_charset (`str` or `list[str]`, *optional*):
             The characters that the caption of the cross-modal branch keeps of the lower-cased visual prediction.
-            Defaults to those of [`caption_characters`]: the letters and digits of `charset`, lower-cased.
+            Defaults to those of [`caption_characters`]: the letters and digits of `charset`, lower-cased, with the
+            space and the marks that belong to letters.
         caption_context_length (`int`, *optional*, defaults to 16):
             Tokens of a caption, begin and end included; longer captions are cut and the last token is the end.
         decoder_layers (`int`, *optional*, defaults to 1):
@@ -74,8 +75,7 @@ class Clip4STRConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the truncated normal that initialises the decoders.
         num_frozen_text_layers (`int`, *optional*, defaults to 6):
-            First layers of the text tower that are not trained; with any, its embeddings are frozen too. -1 trains
-            the embeddings as well.
+            First layers of the text tower that are not trained; 0 freezes the embeddings alone, -1 nothing.
         num_frozen_image_layers (`int`, *optional*, defaults to -1):
             First layers of the image tower that are not trained; 0 freezes the embeddings alone, -1 nothing.
         detach_image_features (`bool`, *optional*, defaults to `True`):

@@ -4,6 +4,7 @@
 import os
 import re
 import warnings
+from collections.abc import Mapping
 
 import torch
 
@@ -76,7 +77,10 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
     wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
     if wrong:
         raise ValueError(f"{path} holds no weights: {wrong[:5]} are not tensors.")
-    return state, dict(checkpoint.get("hyper_parameters", {})) if "state_dict" in checkpoint else {}
+    hyper_parameters = checkpoint.get("hyper_parameters", {}) if "state_dict" in checkpoint else {}
+    if not isinstance(hyper_parameters, Mapping):
+        raise ValueError(f"{path} holds a {type(hyper_parameters).__name__} as hyper_parameters, not a dictionary.")
+    return state, dict(hyper_parameters)
 
 
 def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = None) -> Clip4STRForSceneTextRecognition:
@@ -112,59 +116,65 @@ def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = Non
     return model.eval()
 
 
-def _read_config(state, hyper):
-    def shape(name):
-        if name not in state:
-            raise ValueError(f"This is no CLIP4STR checkpoint: it has no tensor {name!r}.")
-        return state[name].shape
+def _shape(state, name):
+    if name not in state:
+        raise ValueError(f"This is no CLIP4STR checkpoint: it has no tensor {name!r}.")
+    return state[name].shape
 
-    def depth(prefix):
-        found = {
-            int(match[1]) for match in (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state) if match
-        }
-        return max(found, default=-1) + 1
 
-    width, _, _, patch = shape("clip_model.visual.conv1.weight")
-    patches = shape("clip_model.visual.positional_embedding")[0] - 1
+def _depth(state, prefix):
+    """Layers whose tensors' names start with `prefix` and their number."""
+    layers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state)
+    return max((int(layer[1]) for layer in layers if layer), default=-1) + 1
+
+
+def _read_tower(state, prefix, width):
+    return {
+        "hidden_size": width,
+        "intermediate_size": _shape(state, f"{prefix}transformer.resblocks.0.mlp.c_fc.weight")[0],
+        "num_hidden_layers": _depth(state, f"{prefix}transformer.resblocks."),
+        "num_attention_heads": max(width // _HEAD_WIDTH, 1),
+        "projection_dim": _shape(state, "clip_model.visual.proj")[1],
+        "hidden_act": "quick_gelu",
+    }
+
+
+def _read_vision(state):
+    width, _, _, patch = _shape(state, "clip_model.visual.conv1.weight")
+    patches = _shape(state, "clip_model.visual.positional_embedding")[0] - 1
     grid = round(patches**0.5)
     if grid**2 != patches:
         raise ValueError(f"clip_model.visual.positional_embedding has {patches} patches, which are no square.")
-    vocab_size, text_width = shape("clip_model.token_embedding.weight")
-    projection_dim = shape("clip_model.visual.proj")[1]
-    vision = {
-        "hidden_size": width,
-        "intermediate_size": shape("clip_model.visual.transformer.resblocks.0.mlp.c_fc.weight")[0],
-        "num_hidden_layers": depth("clip_model.visual.transformer.resblocks."),
-        "num_attention_heads": max(width // _HEAD_WIDTH, 1),
-        "image_size": grid * patch,
-        "patch_size": patch,
-    }
-    text = {
+    return _read_tower(state, "clip_model.visual.", width) | {"image_size": grid * patch, "patch_size": patch}
+
+
+def _read_text(state):
+    vocab_size, width = _shape(state, "clip_model.token_embedding.weight")
+    return _read_tower(state, "clip_model.", width) | {
         "vocab_size": vocab_size,
-        "hidden_size": text_width,
-        "intermediate_size": shape("clip_model.transformer.resblocks.0.mlp.c_fc.weight")[0],
-        "num_hidden_layers": depth("clip_model.transformer.resblocks."),
-        "num_attention_heads": max(text_width // _HEAD_WIDTH, 1),
-        "max_position_embeddings": shape("clip_model.positional_embedding")[0],
+        "max_position_embeddings": _shape(state, "clip_model.positional_embedding")[0],
         "bos_token_id": vocab_size - 2,
         "eos_token_id": vocab_size - 1,
     }
-    shared = {"projection_dim": projection_dim, "hidden_act": "quick_gelu"}
+
+
+def _read_config(state, hyper):
+    vision, text = _read_vision(state), _read_text(state)
     charset = hyper.get("charset_train", DEFAULT_CHARSET)
-    classes = shape("visual_decoder.head.weight")[0]
+    classes = _shape(state, "visual_decoder.head.weight")[0]
     if classes != len(charset) + 1:
         raise ValueError(
             f"visual_decoder.head.weight has {classes} classes, the charset has {len(charset)} characters."
         )
     return Clip4STRConfig(
-        text_config=text | shared,
-        vision_config=vision | shared,
+        text_config=text,
+        vision_config=vision,
         charset=charset,
-        max_label_length=shape("visual_decoder.pos_queries")[1] - 1,
+        max_label_length=_shape(state, "visual_decoder.pos_queries")[1] - 1,
         caption_context_length=hyper.get("context_length", 16),
-        decoder_layers=depth("visual_decoder.layers."),
+        decoder_layers=_depth(state, "visual_decoder.layers."),
         decoder_attention_heads=hyper.get("dec_num_heads", 8),
-        decoder_mlp_ratio=shape("visual_decoder.layers.0.linear1.weight")[0] // projection_dim,
+        decoder_mlp_ratio=_shape(state, "visual_decoder.layers.0.linear1.weight")[0] // vision["projection_dim"],
         decoder_dropout=hyper.get("dropout", 0.1),
         num_frozen_text_layers=hyper.get("text_freeze_nlayer", min(6, text["num_hidden_layers"])),
         num_frozen_image_layers=hyper.get("image_freeze_nlayer", -1),

@@ -63,7 +63,7 @@ class Demo:
         if path is None:
             return None, [], None, *nothing("")
         try:
-            photo = to_rgb(self.processor.image_processor.fetch_images([path])[0], None)
+            photo = to_rgb(self.processor.image_processor.fetch_images([path])[0])
         except ValueError as error:
             # The cause says what is wrong; where the file lies for now is of no interest.
             reason = str(error.__cause__ or error).replace(path, Path(path).name)

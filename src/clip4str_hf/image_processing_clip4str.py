@@ -28,7 +28,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
 
     - paths, `http(s)://` and `data:` URLs of files that Pillow reads, of animations the first frame;
     - PIL images of any mode. The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to
-      8 bits; modes `I` and `F` count as 8-bit where no value exceeds 255, `F` as 0 to 1 where none exceeds 1;
+      8 bits; mode `I` counts as 8-bit where no value exceeds 255, mode `F` is 0 to 1, or 0 to 255 where any exceeds 1;
     - NumPy arrays and torch tensors, `(height, width)`, or with 1 (grey), 3 (RGB) or 4 (RGBA) channels, first or
       last, and batches of these. Integers are 8-bit, `uint16` and values beyond 255 are 16-bit; floats lie in 0 to 1.
       Where both ends of a shape could be the channels, 3 and 4 go before 1, then arrays have them last and tensors
@@ -121,7 +121,13 @@ def _open(source: str) -> Image.Image:
         return ImageOps.exif_transpose(image)
 
 
-def to_rgb(image, input_data_format: ChannelDimension | str | None) -> Image.Image:
+def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Image.Image:
+    """
+    A PIL image, array or tensor of any kind that [`Clip4STRImageProcessor`] reads, as a PIL image of mode RGB.
+
+    Raises:
+        ValueError: if it has no pixels, or values or a shape that cannot be those of an image.
+    """
     if isinstance(image, Image.Image):
         image = ImageOps.exif_transpose(image)
     else:
@@ -131,6 +137,8 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None) -> Image.Ima
     if image.mode == "F" or image.mode.startswith("I"):
         pixels = np.asarray(image)
         if image.mode == "F" and pixels.max() > 1:
+            if pixels.max() >= 2 * 255:  # less is what resizing adds at edges
+                raise ValueError(f"its floats reach {pixels.max()}, where 0 to 1 or 0 to 255 are accepted")
             pixels = (pixels / 255).clip(0, 1)
         image = Image.fromarray(_to_uint8(pixels))
     if image.mode in ("La", "RGBa"):

@@ -4,8 +4,8 @@
 from dataclasses import dataclass
 
 import torch
-from rapidfuzz.distance import Levenshtein
 
+from .metrics.analysis import confused_characters
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
 
@@ -73,12 +73,8 @@ def describe_changes(before: str, after: str) -> list[str]:
     >>> describe_changes("Pharnacys", "Pharmacy")
     ['n → m', '- s']
     ```"""
-    describe = {
-        "replace": lambda edit: f"{before[edit.src_pos]} → {after[edit.dest_pos]}",
-        "insert": lambda edit: f"+ {after[edit.dest_pos]}",
-        "delete": lambda edit: f"- {before[edit.src_pos]}",
-    }
-    return [describe[edit.tag](edit) for edit in Levenshtein.editops(before, after)]
+    changes = confused_characters(after, before)
+    return [f"{old} → {new}" if old and new else f"+ {new}" if new else f"- {old}" for old, new in changes]
 
 
 def crop_box(

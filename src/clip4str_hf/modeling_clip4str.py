@@ -404,7 +404,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 The new characters in the order of their ids; the old ones by default.
             max_label_length (`int`, *optional*):
                 The new longest text in characters; the old one by default. The generation configuration's
-                `max_length` becomes that of the longest text.
+                `max_length` becomes that of the longest text, and goes for `max_new_tokens`.
             caption_charset (`str` or `list[str]`, *optional*):
                 The characters that captions keep. With a new `charset` its letters and digits by default.
             caption_context_length (`int`, *optional*):
@@ -437,6 +437,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             pad_token_id=new.pad_token_id,
             decoder_start_token_id=new.bos_token_id,
             max_length=new.max_label_length + 2,
+            max_new_tokens=None,
         )
 
     def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:

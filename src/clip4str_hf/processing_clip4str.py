@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, Text
 
 from .card_clip4str import has_card
 from .configuration_clip4str import DEFAULT_CHARSET, Clip4STRConfig
+from .generation_clip4str import character_probabilities
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
 
@@ -188,7 +189,7 @@ class Clip4STRProcessor(ProcessorMixin):
         classes = len(self.tokenizer.charset) + 1
         if logits.ndim != 3 or logits.shape[-1] != classes:
             raise ValueError(f"logits must be of shape (batch, positions, {classes}), got {tuple(logits.shape)}.")
-        probabilities, ids = logits.float().softmax(-1).max(-1)
+        ids, probabilities, _ = character_probabilities(logits, self.tokenizer.eos_token_id)
         # Ids are small enough to be exact as floats: one transfer for both.
         return [self._read(*row) for row in torch.stack((ids, probabilities), dim=1).tolist()]
 

@@ -67,12 +67,16 @@ def find_images(path: str | os.PathLike) -> list[Path]:
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    Image.init()
-    readable = {suffix for suffix, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in readable and file.is_file())
+    files = sorted(file for file in path.rglob("*") if is_image_name(file) and file.is_file())
     if not files:
         raise FileNotFoundError(f"{path}: no images in this folder")
     return files
+
+
+def is_image_name(name: str | os.PathLike) -> bool:
+    """Whether a file's name ends as those of images that Pillow reads."""
+    Image.init()
+    return Image.registered_extensions().get(os.path.splitext(name)[1].lower()) in Image.OPEN
 
 
 def read_images(
@@ -182,7 +186,7 @@ def _open_items(items, open_item, processor, rotate_vertical) -> list[np.ndarray
 
 def _turns(image) -> list[Image.Image]:
     """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
-    image = to_rgb(image, None)
+    image = to_rgb(image)
     if image.height <= VERTICAL_RATIO * image.width:
         return [image]
     return [image, *(image.transpose(turn) for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270))]

@@ -30,7 +30,7 @@ def overlay_attentions(image, maps) -> list[Image.Image]:
     maps = np.asarray(maps, dtype=np.float32)
     if maps.ndim != 3:
         raise ValueError(f"maps must be of shape (characters, rows, columns), got {maps.shape}.")
-    grey = to_rgb(image, None).convert("L").convert("RGB")
+    grey = to_rgb(image).convert("L").convert("RGB")
     glow = Image.new("RGB", grey.size, GLOW)
     return [Image.composite(glow, grey, _strength(weights, grey.size)) for weights in maps]
 

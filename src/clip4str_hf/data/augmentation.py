@@ -183,7 +183,7 @@ class TextAugmentation(TrainerCallback):
         Raises:
             ValueError: if the image has no pixels or cannot become RGB.
         """
-        image = to_rgb(image, input_data_format=None)
+        image = to_rgb(image)
         if generator is None:
             generator = np.random.default_rng((self.seed, self.epoch, zlib.crc32(image.tobytes())))
         operations = list(OPERATIONS.values())

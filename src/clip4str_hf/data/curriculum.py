@@ -85,7 +85,7 @@ class WordCurriculum(data.Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.num_words:
             raise IndexError(f"Row {index} of {self.num_words}.")
-        generator = np.random.default_rng((self.seed, index))
+        generator = np.random.default_rng((self.seed, index, 1))  # other numbers than the renderer's of this row
         difficulty = self.difficulty(index)
         if generator.random() < self.real_share * difficulty:
             return self._real_word(generator)

@@ -35,15 +35,11 @@ def write_word_folder(words: Dataset, folder: str | os.PathLike, num_workers: in
     ):
         table = csv.writer(file)
         table.writerow(("file_name", "text"))
-        rows = DataLoader(words, batch_size=None, num_workers=num_workers, collate_fn=_as_it_is)
+        rows = DataLoader(words, batch_size=None, num_workers=num_workers)
         for index, row in enumerate(tqdm(rows, unit=" words", disable=None)):
             name = f"word_{index:08d}.png"
             row["image"].save(unfinished / name)
             table.writerow((name, row["text"]))
-
-
-def _as_it_is(row):
-    return row
 
 
 def contact_sheet(

@@ -188,7 +188,8 @@ class WordRenderer:
                 font = load_font(fonts[rng.integers(len(fonts))], self.charset)
                 text = text or self._text(rng, longest, random_share)
                 spelt = font.spell(text)
-                if spelt is not None and self._allowed.issuperset(spelt):
+                # Capitals may be other characters, and more of them ("ß", "SS").
+                if spelt is not None and len(spelt) <= longest and self._allowed.issuperset(spelt):
                     return font, spelt
         raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
 
@@ -314,7 +315,7 @@ def _open_background(file: Path, decode: bool) -> Image.Image | None:
         return None
 
 
-# As many photographs as fit into a gigabyte; a folder may hold any number.
+# As many photographs as fit into a gigabyte of each process; a folder may hold any number.
 @lru_cache(maxsize=4096)
 def _load_background(file: Path) -> Image.Image | None:
     return _open_background(file, decode=True)

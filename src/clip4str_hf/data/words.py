@@ -26,6 +26,7 @@ from datasets import (
 )
 
 from ..image_processing_clip4str import to_rgb
+from ..reading import is_image_name
 from ..tokenization_clip4str import Clip4STRTokenizer
 from .lmdb_words import FEATURES, load_lmdb, num_shards
 
@@ -247,8 +248,7 @@ def _mark(name: str) -> str | None:
         return "metadata"
     if suffix == ".parquet":
         return "parquet"
-    PIL.Image.init()
-    return "image" if PIL.Image.registered_extensions().get(suffix) in PIL.Image.OPEN else None
+    return "image" if is_image_name(name) else None
 
 
 def _choose_split(source, split: str | None, default: str, splits: list[str]) -> str:
@@ -390,7 +390,7 @@ def _image_problem(image: dict | None) -> str | None:
         return "image empty"
     try:
         with PIL.Image.open(BytesIO(data)) as opened:
-            to_rgb(opened, None)
+            to_rgb(opened)
     except Exception:  # decoders raise errors of many types
         return "image unreadable"
     return None

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The protocol of the scene text benchmarks."""
+"""What a reader is worth: the protocol of the benchmarks, analyses, calibration, plots and results in cards."""

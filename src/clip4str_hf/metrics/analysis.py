@@ -61,12 +61,9 @@ class WordAnalysis:
         self.confidences.append(confidence)
         self.confusions.update(confused_characters(prediction, label))
 
-    def results(self, bins: int = 10) -> dict:
+    def results(self) -> dict:
         """
         The figures so far, ready for JSON.
-
-        Args:
-            bins (`int`, *optional*, defaults to 10): of the confidences.
 
         Returns:
             `dict`: `accuracy_by_length` (`list[dict]`, see [`LengthBin`]); `confusions` (`list[dict]`, `label`,
@@ -74,7 +71,7 @@ class WordAnalysis:
             `reliability` (`list[dict]`, see [`ReliabilityBin`]); `expected_calibration_error` (`float`, 0 to 1,
             `None` without words).
         """
-        reliability = reliability_bins(self.confidences, self.correct, bins)
+        reliability = reliability_bins(self.confidences, self.correct)
         return {
             "accuracy_by_length": [row._asdict() for row in accuracy_by_length(self.lengths, self.correct)],
             "confusions": [

@@ -20,7 +20,7 @@ from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
 from .analysis import expected_calibration_error, reliability_bins
 from .evaluation import open_word
-from .protocol import normalize
+from .protocol import MAX_LABEL_LENGTH, label_fault, normalize
 
 
 @dataclass
@@ -32,19 +32,13 @@ class WordLogits:
         logits (`torch.FloatTensor` of shape `(characters + 1, num_classes)`):
             Scores before softmax and before any temperature, of the characters of the text and of its end, on the CPU.
         is_correct (`bool`): whether the text is that of the label.
-        characters (`list[bool]`): which characters of the text are right, in the best alignment with the label.
+        characters (`list[bool]`): which characters of the text are right, in the best alignment with the label; `None`
+            for those that are not compared, as under 36 characters punctuation is not.
     """
 
     logits: torch.Tensor
     is_correct: bool
-    characters: list[bool]
-
-
-def word_confidences(words: Sequence[WordLogits], temperature: float = 1.0) -> torch.Tensor:
-    """
-    Confidences of words at a temperature: the product over the characters and the end, float64 of shape `(words,)`.
-    """
-    return _Words(words).log_confidences(torch.tensor(temperature, dtype=torch.float64)).exp()
+    characters: list[bool | None]
 
 
 def fit_temperature(words: Sequence[WordLogits]) -> float:
@@ -81,7 +75,7 @@ def fit_temperature(words: Sequence[WordLogits]) -> float:
     return log_temperature.detach().exp().item()
 
 
-def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0, num_bins: int = 15) -> dict[str, float]:
+def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0) -> dict[str, float]:
     """
     [`~metrics.analysis.expected_calibration_error`] of words and of their characters at a temperature.
 
@@ -89,13 +83,13 @@ def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0, nu
         `dict`: `"words"` and `"characters"`.
     """
     flat, divisor = _Words(words), torch.tensor(temperature, dtype=torch.float64)
-    characters = [right for word in words for right in word.characters]
+    characters = [right for word in words for right in word.characters if right is not None]
     sets = {
         "words": (flat.log_confidences(divisor), [word.is_correct for word in words]),
         "characters": (flat.log_probabilities(divisor)[flat.is_character], characters),
     }
     return {
-        name: expected_calibration_error(reliability_bins(scores.exp().tolist(), correct, num_bins))
+        name: expected_calibration_error(reliability_bins(scores.exp().tolist(), correct))
         for name, (scores, correct) in sets.items()
     }
 
@@ -122,12 +116,13 @@ def read_for_calibration(
         An iterator over a [`WordLogits`] for each word that was read and whose label counts.
     """
     post_process = partial(_texts_and_logits, processor, model.config.confidence_temperature)
-    readings = read_items(enumerate(words), open_word, model, processor, batch_size, num_workers, post_process)
-    for (row, word), reading in readings:
-        label = normalize(word["text"] or "", charset_size)
+    longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
+    readings = read_items(words, open_word, model, processor, batch_size, num_workers, post_process)
+    for row, (word, reading) in enumerate(readings):
         if "error" in reading:
             report({"row": row, "error": reading["error"]})
-        elif label:
+        elif label_fault(word["text"], charset_size, longest) is None:
+            label = normalize(word["text"], charset_size)
             right = _right_characters(reading["text"], label, charset_size)
             yield WordLogits(reading["logits"], normalize(reading["text"], charset_size) == label, right)
 
@@ -156,8 +151,7 @@ class _Words:
         # The likeliest class has logit 0, so that its log probability is minus the log-sum-exp of all.
         self.logits = logits - logits.max(-1, keepdim=True).values
         self.index = torch.repeat_interleave(torch.tensor([len(word.logits) for word in words]))
-        # Of the positions of a word all are characters but the end.
-        self.is_character = torch.cat([torch.arange(len(word.logits)) < len(word.characters) for word in words])
+        self.is_character = torch.tensor([flag for word in words for flag in _compared(word)])
         self.num_words = len(words)
 
     def log_probabilities(self, temperature: torch.Tensor) -> torch.Tensor:
@@ -176,10 +170,16 @@ def _texts_and_logits(processor, temperature, outputs) -> list[dict]:
     return [word | {"logits": row[counts]} for word, row, counts in zip(words, logits, in_text)]
 
 
-def _right_characters(text: str, label: str, charset_size: int | None) -> list[bool]:
-    """For each character of the text whether the best alignment finds it in the label."""
+def _compared(word: WordLogits) -> list[bool]:
+    """Which positions of a word are characters that are compared; the end is none."""
+    flags = [right is not None for right in word.characters]
+    return flags + [False] * (len(word.logits) - len(flags))
+
+
+def _right_characters(text: str, label: str, charset_size: int | None) -> list[bool | None]:
+    """Whether the best alignment finds each character of the text in the label; `None` if it is not compared."""
     characters = [normalize(character, charset_size) for character in text]
-    right = [False] * len(characters)
+    right = [False if character else None for character in characters]
     for tag, start, stop, _, _ in Levenshtein.opcodes(characters, list(label)):
         if tag == "equal":
             right[start:stop] = [True] * (stop - start)
@@ -191,6 +191,5 @@ __all__ = [
     "calibration_errors",
     "fit_temperature",
     "read_for_calibration",
-    "word_confidences",
     "write_temperature",
 ]

@@ -12,9 +12,11 @@ from ..reading import read_items
 from .analysis import WordAnalysis
 from .benchmarks import BENCHMARKS, FIGURES, group_means
 from .protocol import MAX_LABEL_LENGTH, WordTally
+from .tables import markdown_table
 
 
-CHARSET_NAMES = {36: "36", 62: "62", 94: "94", None: "exact"}
+# By the names that reports and scripts have for them.
+CHARSET_SIZES = {"36": 36, "62": 62, "94": 94, "exact": None}
 
 
 def evaluate_words(
@@ -56,12 +58,12 @@ def evaluate_words(
         ValueError: if there is no such charset or `batch_size` is below 1.
     """
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
+    names = {size: name for name, size in CHARSET_SIZES.items()}
     tallies = {
-        CHARSET_NAMES.get(size, size): WordTally(size, longest, WordAnalysis() if analyze else None)
-        for size in charset_sizes
+        names.get(size, size): WordTally(size, longest, WordAnalysis() if analyze else None) for size in charset_sizes
     }
-    readings = read_items(enumerate(words), open_word, model, processor, batch_size, num_workers, **generate_options)
-    for (row, word), reading in readings:
+    readings = read_items(words, open_word, model, processor, batch_size, num_workers, **generate_options)
+    for row, (word, reading) in enumerate(readings):
         text, label = reading.get("text"), word["text"]
         score = reading.get("score", 0.0)
         misread = [name for name, tally in tallies.items() if tally.add(text, label, score)]
@@ -110,19 +112,18 @@ def to_markdown(report: dict) -> str:
     caption = f"{report['model']} ({options}). Figures in %, means of groups weighted by words."
     charsets = next((list(found["charsets"]) for found in report["sets"].values() if found), [])
     head = [f"{title} ({name})" for name in charsets for title in ("words", "word accuracy", "1 - NED", "confidence")]
-    rows = [["set", *head], ["---"] + ["---:"] * len(head)]
+    rows = [["set", *head]]
     for name, found in report["sets"].items():
         rows.append([name, *_cells(found and found["charsets"], charsets)])
     for name, found in report["groups"].items():
         rows.append([f"**{name}**: {' '.join(found['sets'])}", *_cells(found["charsets"], charsets)])
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
     notes = ["", *(f"- {note}" for note in report["notes"])] if report["notes"] else []
-    return "\n".join([caption, "", *lines, *notes]) + "\n"
+    return "\n".join([caption, "", markdown_table(rows), *notes]) + "\n"
 
 
-def open_word(item: tuple[int, dict]):
-    """The image of a numbered row, opened; `ValueError` if there is none."""
-    image = item[1]["image"]
+def open_word(word: dict):
+    """The image of a row, opened; `ValueError` if there is none."""
+    image = word["image"]
     if image is None:
         raise ValueError("there is no image")
     if not isinstance(image, dict):
@@ -169,4 +170,4 @@ def _cells(found: dict[str, dict] | None, charsets: list[str]) -> list[str]:
     ]
 
 
-__all__ = ["CHARSET_NAMES", "evaluate_words", "make_report", "open_word", "to_markdown"]
+__all__ = ["CHARSET_SIZES", "evaluate_words", "make_report", "open_word", "to_markdown"]

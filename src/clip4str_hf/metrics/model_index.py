@@ -7,8 +7,9 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from ..card_clip4str import reader_card
+from ..card_clip4str import is_hub_id, reader_card
 from .benchmarks import BENCHMARKS
+from .tables import markdown_table
 
 
 TASK = {"task_type": "image-to-text", "task_name": "Scene Text Recognition"}
@@ -16,14 +17,14 @@ TASK = {"task_type": "image-to-text", "task_name": "Scene Text Recognition"}
 METRICS = {"word_accuracy": ("Word accuracy", "accuracy"), "one_minus_ned": ("1 - NED", "one_minus_ned")}
 # How the words were read, of a report's options.
 READING = ("refine_iters", "visual_only", "dtype")
-CHARSETS = {
+CHARSET_DESCRIPTIONS = {
     "36": "36 lower-case letters and digits",
     "62": "62 letters and digits",
     "94": "94 printable ASCII characters",
     "exact": "as they are",
 }
 # What of a card's text is made of its results; the rest is its maker's.
-RESULTS = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", flags=re.DOTALL)
+RESULTS_TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", flags=re.DOTALL)
 
 
 def to_eval_results(report: dict) -> list[EvalResult]:
@@ -42,7 +43,7 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             dataset_name=f"{name} ({figures['words']} words)",
             dataset_split=options.get("split"),
             metric_type=metric_type,
-            metric_name=f"{metric_name} in %, {CHARSETS[charset]}",
+            metric_name=f"{metric_name} in %, {CHARSET_DESCRIPTIONS[charset]}",
             metric_value=round(100 * figures[figure], 2),
             metric_args={name: options[name] for name in READING if name in options},
         )
@@ -76,7 +77,7 @@ def add_results(card: ModelCard, results: list[EvalResult]):
     metrics = card.data.metrics or []
     card.data.metrics = metrics + ["accuracy"] * ("accuracy" not in metrics)
     table = results_table(card.data.eval_results)
-    card.text = RESULTS.sub(lambda found: table, card.text)
+    card.text = RESULTS_TABLE.sub(lambda found: table, card.text)
 
 
 def results_table(results: list[EvalResult]) -> str:
@@ -86,9 +87,8 @@ def results_table(results: list[EvalResult]) -> str:
     for result in results:
         reading = ", ".join(f"{name} {value}" for name, value in (result.metric_args or {}).items())
         rows.setdefault((result.dataset_name, reading), {})[result.metric_name] = result.metric_value
-    lines = [["set", "read with", *figures], ["---", "---", *["---:"] * len(figures)]]
-    lines += [[*key, *(str(row.get(figure, "-")) for figure in figures)] for key, row in rows.items()]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    body = [[*key, *(str(row.get(figure, "-")) for figure in figures)] for key, row in rows.items()]
+    return markdown_table([["set", "read with", *figures], *body], text_columns=2)
 
 
 def write_results(path: str | os.PathLike, report: dict, model):
@@ -124,8 +124,7 @@ def load_card(path: str | os.PathLike) -> ModelCard:
 
 
 def _dataset_type(name: str, source: str | None) -> str:
-    is_on_the_hub = source and re.fullmatch(r"[\w.-]+/[\w.-]+", source) and not Path(source).exists()
-    return source if is_on_the_hub and name not in BENCHMARKS else name
+    return source if source and is_hub_id(source) and name not in BENCHMARKS else name
 
 
 def _words(result: EvalResult) -> tuple:

@@ -68,6 +68,20 @@ def normalize(text: str, charset_size: int | None = 36) -> str:
     return "".join(char for char in (text.lower() if charset_size == 36 else text) if char in charset)
 
 
+def label_fault(
+    label: str | None, charset_size: int | None = 36, max_label_length: int = MAX_LABEL_LENGTH
+) -> str | None:
+    """
+    Why a label does not count: `"long"`, with more than `max_label_length` characters, or `"empty"`, if nothing of it
+    is left under the charset; `None` if it counts. Arguments are those of [`WordTally`].
+    """
+    label = label or ""
+    reference = normalize(label, charset_size)
+    if len(reference if charset_size is None else _to_ascii(label)) > max_label_length:
+        return "long"
+    return None if reference else "empty"
+
+
 @dataclass
 class WordTally:
     """
@@ -116,11 +130,11 @@ class WordTally:
         Returns:
             `bool`: whether the word counts and is misread.
         """
-        label = label or ""
-        reference = normalize(label, self.charset_size)
-        if len(reference if self.charset_size is None else _to_ascii(label)) > self.max_label_length:
+        reference = normalize(label or "", self.charset_size)
+        fault = label_fault(label, self.charset_size, self.max_label_length)
+        if fault == "long":
             self.long_labels += 1
-        elif not reference:
+        elif fault == "empty":
             self.empty_labels += 1
         elif prediction is None:
             self.unreadable += 1
@@ -257,4 +271,13 @@ def _to_ascii(text: str) -> str:
     return text if text.isascii() else unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
 
 
-__all__ = ["CHARSETS", "MAX_LABEL_LENGTH", "WordTally", "metric_script", "normalize", "score_words", "word_metrics"]
+__all__ = [
+    "CHARSETS",
+    "MAX_LABEL_LENGTH",
+    "WordTally",
+    "label_fault",
+    "metric_script",
+    "normalize",
+    "score_words",
+    "word_metrics",
+]
