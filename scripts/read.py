@@ -46,7 +46,10 @@ def parse_arguments() -> argparse.Namespace:
 def open_list(name: str | None) -> Iterable[str]:
     if name is None:
         return ()
-    return sys.stdin if name == "-" else open(name, encoding="utf-8", errors="surrogateescape")
+    if name == "-":
+        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        return sys.stdin
+    return open(name, encoding="utf-8", errors="surrogateescape")
 
 
 def main() -> int:

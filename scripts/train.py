@@ -125,6 +125,8 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
+        if not self.predict_with_generate and self.metric_for_best_model == "word_accuracy":
+            self.metric_for_best_model = "loss"
         super().__post_init__()
 
 
@@ -197,6 +199,8 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
     if arguments.validation_data is not None:
         # Never a stream, of which processes would get unequal parts.
         return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments, False)
+    if len(train) < 2:
+        raise ValueError(f"{arguments.train_data}: {len(train)} word is left, none can be held back to validate.")
     parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
     return parts["train"], parts["test"]
 
@@ -250,7 +254,7 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
         train_words,
         validation_words,
         processor,
-        compute_metrics=word_metrics(processor, None),
+        compute_metrics=word_metrics(processor, None) if training.predict_with_generate else None,
         callbacks=callbacks,
         optimizers=(make_optimizer(model, training), None),
     )
@@ -292,6 +296,8 @@ def contradiction(model: ModelArguments, data: DataArguments, training: Training
             "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
         )
+    if training.n_gpu > 1:
+        return f"start it on {training.n_gpu} devices with torchrun --nproc_per_node {training.n_gpu}"
     if training.label_smoothing_factor:
         return f"--label_smoothing_factor {training.label_smoothing_factor} must be 0: the loss is the model's"
     if unused := changed(training, "optim", "optim_args"):

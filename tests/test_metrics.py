@@ -99,6 +99,8 @@ def test_what_cannot_be_scored_is_refused():
         score_words(["a", "b"], ["a", "b"], [0.5])
     with pytest.raises(ValueError, match="None of the 2 references counts under charset_size=36: 1 are empty, 1 lon"):
         score_words(["a", "b"], ["字", "b" * 26])
+    with pytest.raises(ValueError, match="1 predictions are None"):
+        score_words(["a", None], ["a", "b"])
 
 
 def test_a_tally_counts_as_it_goes():
@@ -151,6 +153,8 @@ def test_trainer_metrics_are_those_of_the_ids():
     labels = np.array([[95, 41, 34, 19, 30, 0], [95, 30, 11, 34, 0, -100]])  # Exit, tax
     found = word_metrics(processor)(SimpleNamespace(predictions=predictions, label_ids=labels))
     assert found == {"word_accuracy": 0.5, "one_minus_ned": pytest.approx(1 - (1 / 4) / 2)}
+    in_batches = SimpleNamespace(predictions=[predictions[:1], predictions[1:]], label_ids=[labels[:1], labels[1:]])
+    assert word_metrics(processor)(in_batches) == found
     found = word_metrics(processor, charset_size=94)(SimpleNamespace(predictions=predictions, label_ids=labels))
     assert found == {"word_accuracy": 0, "one_minus_ned": pytest.approx(1 - (3 / 4 + 1 / 4) / 2)}
 

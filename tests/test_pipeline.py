@@ -64,6 +64,17 @@ def test_pil_images_read_the_same(reader, readings):
 def test_a_dataset_column_is_read_in_batches(reader, readings):
     dataset = Dataset.from_dict({"image": FILES}).cast_column("image", Image())
     assert_same(list(reader(KeyDataset(dataset, "image"), batch_size=4)), readings)
+    assert_same(list(reader(dataset["image"], batch_size=5)), readings)
+
+
+def test_each_image_has_an_answer_of_its_own(reader, readings):
+    assert reader([]) == []
+    assert_same(reader(tuple(FILES[:3]), batch_size=2), readings[:3])
+    photos = [np.asarray(PILImage.open(file).convert("RGB").resize((128, 32))) for file in FILES[:3]]
+    assert_same(reader(np.stack(photos), batch_size=2), [reader(photo) for photo in photos])
+    for batch_size in (1, 2):
+        with pytest.raises(ValueError, match="An input holds 2 images: give one image each, in a flat list"):
+            reader([FILES[:2], FILES[2:3]], batch_size=batch_size)
 
 
 def test_a_generator_is_read(reader, readings):

@@ -2,6 +2,7 @@
 """scripts/read.py: files in, one line for each out."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_a_list_names_the_images(checkpoint, images, tmp_path):
     names = [line.partition("\t")[0] for line in found.stdout.splitlines()]
     assert names == [str(images / "a.jpg"), *files[:2], files[3]]
     assert found.returncode == 1 and found.stderr.startswith(files[2])
+    listed = subprocess.run(
+        [sys.executable, str(SCRIPT), "--model", checkpoint, "--files-from", "-"],
+        input=os.fsencode(images / "a.jpg") + b"\nna\xffme.webp\n",
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "utf-8"},
+    )
+    assert listed.returncode == 1 and listed.stdout.startswith(os.fsencode(images / "a.jpg"))
     assert "absent.txt" in read("--model", checkpoint, "--files-from", tmp_path / "absent.txt").stderr
 
 

@@ -2,6 +2,7 @@
 """A reader of other characters and lengths out of a trained one, and the visual branch alone."""
 
 import string
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,17 @@ def test_configurations_follow():
     assert (generation.max_length, generation.eos_token_id, generation.refine_iters) == (32, 0, 2)
     assert generation.max_new_tokens is None
     assert model.visual_decoder.layers[0].self_attn.config is model.config
+
+
+def test_the_generation_configuration_follows_what_is_overridden_in_loading(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    load = partial(Clip4STRForSceneTextRecognition.from_pretrained, tmp_path, ignore_mismatched_sizes=True)
+    digits, longer = load(charset="0123456789"), load(max_label_length=30)
+    assert (digits.generation_config.bos_token_id, digits.generation_config.pad_token_id) == (11, 12)
+    assert longer.generation_config.max_length == 32
+    pixel_values = torch.zeros(1, 3, *digits.config.image_size)
+    assert digits.generate(pixel_values).max() <= 12
+    assert longer.generate(pixel_values, synced_gpus=True, max_length=None).shape[1] <= 32
 
 
 def test_clear_words_are_still_read_beside_new_characters(shipped):

@@ -216,6 +216,13 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
     assert history(tmp_path / "out" / "checkpoint-2")
 
 
+def test_validates_by_loss_alone(tmp_path, tiny):
+    options = ["--config_name", tiny, "--train_data", WORDS, "--predict_with_generate", "False"]
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    logged = [entry for entry in history(tmp_path / "out" / "checkpoint-2") if "eval_loss" in entry]
+    assert logged and not any("eval_word_accuracy" in entry for entry in logged)
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

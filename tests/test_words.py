@@ -362,6 +362,18 @@ def test_a_table_that_is_not_utf8_is_named(tmp_path):
 
 
 @pytest.mark.parametrize("streaming", [False, True])
+def test_a_path_that_looks_like_a_pattern_is_the_path(tmp_path, streaming):
+    make_folder(tmp_path / "plates1", "file_name,text\na.png,wrong\n", "a.png")
+    make_folder(tmp_path / "plates[12]", "file_name,text\na.png,right\n", "a.png")
+    assert texts_of(load_words(tmp_path / "plates[12]", streaming=streaming)) == ["right"]
+    (tmp_path / "set[1]").mkdir()
+    for path in (tmp_path / "word[1].parquet", tmp_path / "set[1]" / "train.parquet"):
+        pq.write_table(pa.table({"image": [picture(1)], "text": ["right"]}), path)
+        assert texts_of(load_words(path, streaming=streaming)) == ["right"]
+    assert texts_of(load_words(tmp_path / "set[1]", streaming=streaming)) == ["right"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
 def test_sources_without_words_are_refused(tmp_path, streaming):
     (tmp_path / "empty").mkdir()
     (tmp_path / "notes.txt").write_text("no words")
@@ -369,12 +381,14 @@ def test_sources_without_words_are_refused(tmp_path, streaming):
         (tmp_path / "classes" / name).mkdir(parents=True)
         (tmp_path / "classes" / name / "a.png").write_bytes(picture(1))
     pq.write_table(pa.table({"image": [picture(1)], "text": [7]}), tmp_path / "numbers.parquet")
+    make_folder(tmp_path / "blank", "file_name,text\n", "a.png")
     messages = {
         "empty": "empty holds no words: accepted are LMDB folders",
         "notes.txt": r"notes\.txt holds no words",
         "classes": "'label' must hold text, not ClassLabel",
         "classes/cat": r"cat has no column 'text', but \['image'\]",
         "numbers.parquet": "'text' must hold text, not Value",
+        "blank": r"blank/metadata\.csv: no words",
         "nowhere": "nowhere: no such file or folder",
     }
     for name, message in messages.items():
@@ -450,6 +464,18 @@ def test_any_set_with_both_columns_can_be_cleaned():
         clean_words(words.remove_columns("text"))
     with pytest.raises(ValueError, match="num_proc=2 is for a Dataset"):
         clean_words(stream, num_proc=2)
+
+
+def test_only_texts_are_cleaned():
+    words = Dataset.from_dict({"image": [picture(1)], "text": [0]})
+    for kind in (datasets.ClassLabel(names=["Exit", "Taxi"]), datasets.Value("int64")):
+        labelled = words.cast_column("text", kind)
+        for given in (labelled, labelled.to_iterable_dataset()):
+            with pytest.raises(ValueError, match="the column 'text' must hold text, not "):
+                clean_words(given)
+    texts = words.cast_column("text", datasets.Value("string"))
+    left, report = clean_words(texts.select([]))
+    assert len(left) == report.num_words == 0
 
 
 def test_a_report_names_the_first_ten_only():

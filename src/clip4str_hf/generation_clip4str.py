@@ -189,7 +189,11 @@ class Clip4STRGenerationMixin(GenerationMixin):
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
-        unknown.pop("output_attentions", None)  # an option that transformers also keeps for `forward`
+        for name in (
+            "output_attentions",
+            "output_hidden_states",
+        ):  # options of `forward` too
+            unknown.pop(name, None)
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)
         processors = self._get_logits_processor(
@@ -388,7 +392,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _positions(self, config):
         """Characters to predict, the end token included."""
-        positions = config.max_length - 1 if config.max_new_tokens is None else config.max_new_tokens
+        positions = config.max_new_tokens
+        if positions is None:
+            positions = (config.max_length or self.config.max_label_length + 2) - 1
         if not 1 <= positions <= self.config.max_label_length + 1:
             raise ValueError(
                 f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads "
@@ -443,7 +449,7 @@ class _EndWatch:
             return (~ended).nonzero()[:, 0]
         copy = ended.to("cpu", non_blocking=True)
         event = torch.cuda.Event()
-        event.record()
+        event.record(torch.cuda.current_stream(ended.device))
         self.on_the_way.append((event, copy))
         if len(self.on_the_way) <= self.LAG:
             return torch.arange(len(ended), device=ended.device)

@@ -324,6 +324,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # For the processor that belongs to it. No token: a model may be pickled and passed on.
         places = ("cache_dir", "local_files_only", "revision", "subfolder")
         model.loaded_from = {name: kwargs[name] for name in places if kwargs.get(name)}
+        model.generation_config.update(**model._token_ids())  # the charset may be another than the saved one
+        if "max_label_length" in kwargs:
+            model.generation_config.update(max_length=model.config.max_label_length + 2, max_new_tokens=None)
         trained = bool(model.config.cross_modal_loss_weight)
         if not trained or "cross_modal_loss_weight" in kwargs:
             # Whatever was saved: a branch that is trained no longer does not answer, and one that is again does.
@@ -432,13 +435,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # In place: the decoders' layers hold this very configuration.
         for name in (*changes, "caption_charset", "bos_token_id", "pad_token_id"):
             setattr(self.config, name, getattr(new, name))
-        self.generation_config.update(
-            bos_token_id=new.bos_token_id,
-            pad_token_id=new.pad_token_id,
-            decoder_start_token_id=new.bos_token_id,
-            max_length=new.max_label_length + 2,
-            max_new_tokens=None,
-        )
+        self.generation_config.update(**self._token_ids(), max_length=new.max_label_length + 2, max_new_tokens=None)
 
     def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """

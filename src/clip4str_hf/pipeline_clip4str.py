@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `image-to-text` pipeline."""
 
+from collections.abc import Sequence
+
 from transformers import Pipeline
 
 from .image_processing_clip4str import Clip4STRImageProcessor
@@ -75,7 +77,7 @@ class Clip4STRPipeline(Pipeline):
         Args:
             inputs (or `images`):
                 An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a
-                list, a dataset column (`KeyDataset`) or a generator of images.
+                list, a dataset column (also `KeyDataset`) or a generator of images.
             text (*optional*):
                 Nothing or empty texts, as this model takes no prompt.
             kwargs:
@@ -91,6 +93,12 @@ class Clip4STRPipeline(Pipeline):
         if inputs is None:
             raise ValueError("An image is needed: a path, a URL, a PIL image, an array, or a list of these.")
         _refuse_prompt(text)
+        if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 4:
+            inputs = list(inputs)
+        elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str):
+            inputs = (image for image in inputs)  # a column of a dataset, which may be larger than memory
+        if isinstance(inputs, list) and not inputs:
+            return []
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
@@ -102,7 +110,10 @@ class Clip4STRPipeline(Pipeline):
             image = next((image[name] for name in ("image", "images") if name in image), None)
             if image is None:
                 raise ValueError("An input that is a dictionary needs an entry 'image'.")
-        return self.processor(images=image, return_tensors="pt")
+        inputs = self.processor(images=image, return_tensors="pt")
+        if len(inputs.pixel_values) != 1:  # batches are made and taken apart by one image an input
+            raise ValueError(f"An input holds {len(inputs.pixel_values)} images: give one image each, in a flat list.")
+        return inputs
 
     def _forward(self, model_inputs, **generate_kwargs):
         outputs = self.model.generate(**model_inputs, **{**generate_kwargs, "return_dict_in_generate": True})

@@ -7,6 +7,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from glob import escape
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +33,8 @@ from .lmdb_words import FEATURES, load_lmdb, num_shards
 
 
 TEXT_COLUMNS = ("text", "label")
-TABLE_KINDS = ("csv", "jsonl", "parquet")
+METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
+TEXT_TYPES = ("string", "large_string", "string_view")
 # Images of so many words are in memory while they are checked.
 BATCH_WORDS = 100
 NAMES_KEPT = 10
@@ -100,7 +102,9 @@ def load_words(
         words = _load_image_folder(path, choose_split, text_column, cache_dir, num_proc)
     else:
         if kind == "parquet file":
-            source, kwargs = "parquet", kwargs | {"data_files": str(path)}
+            source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
+        elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes it for a pattern
+            source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
         words = _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
     if streaming and isinstance(words, Dataset):
         words = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
@@ -171,7 +175,7 @@ def clean_words(
               goes on in each epoch; a worker of a `DataLoader` counts in a copy, so that this one stays empty.
 
     Raises:
-        ValueError: if a column is missing, or `num_proc` is given for a stream.
+        ValueError: if a column is missing, `text` holds no texts, or `num_proc` is given for a stream.
 
     Example:
 
@@ -182,9 +186,13 @@ def clean_words(
     missing = {"image", "text"}.difference(words.column_names or ("image", "text"))
     if missing:
         raise ValueError(f"No columns {sorted(missing)} among {sorted(words.column_names)}.")
+    if words.features is not None:
+        _check_texts("words", "text", words.features["text"])
     check = _Check(getattr(tokenizer, "tokenizer", tokenizer), clean_labels)
     words = words.select_columns(["image", "text"])
     if isinstance(words, Dataset):
+        if not len(words):  # casts would fail
+            return words, CleaningReport()
         return _clean_dataset(words.cast_column("image", Image(decode=False)), check, num_proc)
     if num_proc is not None:
         raise ValueError(f"num_proc={num_proc} is for a Dataset: a stream is checked by what reads it.")
@@ -241,12 +249,11 @@ def _kind(source: str | os.PathLike) -> str:
 
 
 def _mark(name: str) -> str | None:
-    stem, suffix = os.path.splitext(name.lower())
     if name == "data.mdb":
         return "data"
-    if stem == "metadata" and suffix[1:] in TABLE_KINDS:
+    if name in METADATA_NAMES:
         return "metadata"
-    if suffix == ".parquet":
+    if name.lower().endswith(".parquet"):
         return "parquet"
     return "image" if is_image_name(name) else None
 
@@ -279,8 +286,8 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     # Of the images there are paths only: nothing to stream.
     # A table at the top is about the whole folder, whatever files and folders are called: the library would look for
     # splits in names such as `word_train_1.png`, and leave the table itself out of them.
-    whole = {"train": "**"} if any((path / f"metadata.{kind}").exists() for kind in TABLE_KINDS) else None
-    builder = load_dataset_builder("imagefolder", data_dir=str(path), data_files=whole, cache_dir=cache_dir)
+    whole = {"train": "**"} if any((path / name).exists() for name in METADATA_NAMES) else None
+    builder = load_dataset_builder("imagefolder", data_dir=escape(str(path)), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
     split = choose_split(list(data_files))
     tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
@@ -291,6 +298,8 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     text_column = text_column or _find_text_column(_columns_of_table(tables[0]))
     for table in tables:
         _check_columns(table, _columns_of_table(table), "file_name", text_column)
+    if next(_read_tables(tables, text_column, ""), None) is None:
+        raise ValueError(f"{', '.join(tables)}: no words")
     return Dataset.from_generator(
         _read_tables,
         features=Features({"image": Image(decode=False), text_column: Value("string")}),
@@ -333,18 +342,21 @@ def _check_columns(source, columns, *names: str):
             raise ValueError(f"{source} has no column {name!r}, but {sorted(columns)}.")
 
 
+def _check_texts(source, name: str, kind):
+    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", None) not in TEXT_TYPES:
+        raise ValueError(
+            f"{source}: the column {name!r} must hold text, not {kind}. Images need a metadata.csv with the "
+            "columns file_name and text; names of folders are no texts."
+        )
+
+
 def _standard_columns(source, words, image_column: str, text_column: str | None) -> Dataset | IterableDataset:
     columns = words.features
     if columns is None:
         raise ValueError(f"{source}: its columns are not known before it is read, so it cannot be streamed.")
     text_column = text_column or _find_text_column(columns)
     _check_columns(source, columns, image_column, text_column)
-    kind = columns[text_column]
-    if isinstance(kind, ClassLabel) or getattr(kind, "dtype", None) not in ("string", "large_string"):
-        raise ValueError(
-            f"{source}: the column {text_column!r} must hold text, not {kind}. Images need a metadata.csv with the "
-            "columns file_name and text; names of folders are no texts."
-        )
+    _check_texts(source, text_column, columns[text_column])
     words = words.select_columns([image_column, text_column])
     renamed = {image_column: "image", text_column: "text"}
     words = words.rename_columns({old: new for old, new in renamed.items() if old != new})

@@ -207,11 +207,13 @@ def score_words(
     tally = WordTally(charset_size, max_label_length)
     for word in zip(predictions, references, confidences):
         tally.add(*word)
-    if not tally.words:
+    if not tally.words + tally.unreadable:
         raise ValueError(
             f"None of the {len(references)} references counts under charset_size={charset_size}: "
             f"{tally.empty_labels} are empty, {tally.long_labels} longer than {max_label_length} characters."
         )
+    if tally.unreadable:
+        raise ValueError(f"{tally.unreadable} predictions are None: an empty text stands for what was not read.")
     results = tally.results()
     del results["unreadable"]
     if scores is None:
@@ -243,17 +245,22 @@ def word_metrics(processor, charset_size: int | None = 36) -> Callable:
     longest = max(MAX_LABEL_LENGTH, processor.tokenizer.max_label_length)
 
     def compute_metrics(prediction) -> dict[str, float]:
-        ids = prediction.predictions
-        if getattr(ids, "ndim", None) != 2:
-            raise ValueError(
-                "Predictions must be ids of shape (words, length), which "
-                "Seq2SeqTrainingArguments(predict_with_generate=True) makes."
-            )
-        texts, labels = processor.batch_decode(ids), processor.batch_decode(prediction.label_ids)
+        texts, labels = _decode(processor, prediction.predictions), _decode(processor, prediction.label_ids)
         results = score_words(texts, labels, charset_size=charset_size, max_label_length=longest)
         return {name: results[name] for name in ("word_accuracy", "one_minus_ned")}
 
     return compute_metrics
+
+
+def _decode(processor, ids) -> list[str]:
+    """The texts of an array of ids, or of a list of arrays (`eval_do_concat_batches=False`)."""
+    batches = ids if isinstance(ids, list) else [ids]
+    if any(getattr(batch, "ndim", None) != 2 for batch in batches):
+        raise ValueError(
+            "Predictions must be ids of shape (words, length), which "
+            "Seq2SeqTrainingArguments(predict_with_generate=True) makes."
+        )
+    return [text for batch in batches for text in processor.batch_decode(batch)]
 
 
 def metric_script() -> str:
