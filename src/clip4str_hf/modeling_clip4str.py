@@ -407,7 +407,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 The new characters in the order of their ids; the old ones by default.
             max_label_length (`int`, *optional*):
                 The new longest text in characters; the old one by default. The generation configuration's
-                `max_length` becomes that of the longest text, and goes for `max_new_tokens`.
+                `max_length` becomes that of the longest text, and `max_new_tokens` is unset.
             caption_charset (`str` or `list[str]`, *optional*):
                 The characters that captions keep. With a new `charset` its letters and digits by default.
             caption_context_length (`int`, *optional*):

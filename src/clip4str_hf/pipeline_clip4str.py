@@ -95,7 +95,7 @@ class Clip4STRPipeline(Pipeline):
         _refuse_prompt(text)
         if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 4:
             inputs = list(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str):
+        elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str | bytes):
             inputs = (image for image in inputs)  # a column of a dataset, which may be larger than memory
         if isinstance(inputs, list) and not inputs:
             return []

@@ -75,7 +75,6 @@ def find_images(path: str | os.PathLike) -> list[Path]:
 
 def is_image_name(name: str | os.PathLike) -> bool:
     """Whether a file's name ends as those of images that Pillow reads."""
-    Image.init()
     return Image.registered_extensions().get(os.path.splitext(name)[1].lower()) in Image.OPEN
 
 

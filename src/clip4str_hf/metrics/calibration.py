@@ -20,7 +20,7 @@ from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
 from .analysis import expected_calibration_error, reliability_bins
 from .evaluation import open_word
-from .protocol import MAX_LABEL_LENGTH, label_fault, normalize
+from .protocol import MAX_LABEL_LENGTH, check_label, normalize
 
 
 @dataclass
@@ -119,10 +119,10 @@ def read_for_calibration(
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
     readings = read_items(words, open_word, model, processor, batch_size, num_workers, post_process)
     for row, (word, reading) in enumerate(readings):
+        label, fault = check_label(word["text"], charset_size, longest)
         if "error" in reading:
             report({"row": row, "error": reading["error"]})
-        elif label_fault(word["text"], charset_size, longest) is None:
-            label = normalize(word["text"], charset_size)
+        elif fault is None:
             right = _right_characters(reading["text"], label, charset_size)
             yield WordLogits(reading["logits"], normalize(reading["text"], charset_size) == label, right)
 

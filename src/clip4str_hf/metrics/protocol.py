@@ -68,18 +68,18 @@ def normalize(text: str, charset_size: int | None = 36) -> str:
     return "".join(char for char in (text.lower() if charset_size == 36 else text) if char in charset)
 
 
-def label_fault(
+def check_label(
     label: str | None, charset_size: int | None = 36, max_label_length: int = MAX_LABEL_LENGTH
-) -> str | None:
+) -> tuple[str, str | None]:
     """
-    Why a label does not count: `"long"`, with more than `max_label_length` characters, or `"empty"`, if nothing of it
-    is left under the charset; `None` if it counts. Arguments are those of [`WordTally`].
+    What of a label is compared, and why it does not count: `"long"`, with more than `max_label_length` characters, or
+    `"empty"`, if nothing of it is left under the charset; `None` if it counts. Arguments are those of [`WordTally`].
     """
     label = label or ""
     reference = normalize(label, charset_size)
     if len(reference if charset_size is None else _to_ascii(label)) > max_label_length:
-        return "long"
-    return None if reference else "empty"
+        return reference, "long"
+    return reference, None if reference else "empty"
 
 
 @dataclass
@@ -130,8 +130,7 @@ class WordTally:
         Returns:
             `bool`: whether the word counts and is misread.
         """
-        reference = normalize(label or "", self.charset_size)
-        fault = label_fault(label, self.charset_size, self.max_label_length)
+        reference, fault = check_label(label, self.charset_size, self.max_label_length)
         if fault == "long":
             self.long_labels += 1
         elif fault == "empty":
@@ -282,7 +281,7 @@ __all__ = [
     "CHARSETS",
     "MAX_LABEL_LENGTH",
     "WordTally",
-    "label_fault",
+    "check_label",
     "metric_script",
     "normalize",
     "score_words",
