@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
+from transformers.image_utils import SizeDict
 
 from clip4str_hf import (
     Clip4STRConfig,
@@ -54,6 +55,10 @@ class ModelArguments:
     )
     caption_context_length: int | None = field(
         default=None, metadata={"help": "tokens of a caption, if others than the reader's"}
+    )
+    image_size: list[int] = field(
+        default_factory=list,
+        metadata={"help": "height and width of the images, if others than the reader's: wider ones for longer texts"},
     )
     visual_only: bool = field(
         default=False, metadata={"help": "train and read with the visual branch alone, without text tower"}
@@ -139,23 +144,29 @@ def has_bf16(use_cpu: bool) -> bool:
 
 def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     texts = text_options(arguments)
-    losses = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
+    options = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
     if arguments.num_permutations is not None:
-        losses["num_permutations"] = arguments.num_permutations
+        options["num_permutations"] = arguments.num_permutations
+    if arguments.image_size:
+        options["image_size"] = arguments.image_size
     if arguments.clip_name_or_path is not None:
         model = Clip4STRForSceneTextRecognition.from_clip_pretrained(
-            arguments.clip_name_or_path, dtype=torch.float32, **texts, **losses
+            arguments.clip_name_or_path, dtype=torch.float32, **texts, **options
         )
-        image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
+        image_processor = Clip4STRProcessor.from_clip_processor(
+            arguments.clip_name_or_path, image_size=model.config.image_size
+        ).image_processor
         return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
         # The sizes of a reader, and not the temperature that was fitted to its weights.
         new = {"confidence_temperature": 1.0, "dtype": "float32"}
-        config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **losses)
+        config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **options)
         return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
     # Whatever it was saved in: in half precision most steps are too small to change a weight.
     name = arguments.model_name_or_path or default_checkpoint()
-    model, processor = load_reader(name, dtype=torch.float32, **losses)
+    model, processor = load_reader(name, dtype=torch.float32, **options)
+    height, width = model.config.image_size
+    processor.image_processor.size = SizeDict(height=height, width=width)
     if texts:
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)

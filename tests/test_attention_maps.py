@@ -26,6 +26,13 @@ def reader():
 
 
 @pytest.fixture(scope="module")
+def grid(reader):
+    """Rows and columns of patches."""
+    config = reader[0].config
+    return tuple(side // config.vision_config.patch_size for side in config.image_size)
+
+
+@pytest.fixture(scope="module")
 def shipped(reader):
     """What the shipped reader gives for three crops."""
     model, processor = reader
@@ -47,7 +54,7 @@ def draw(word: str, font: Path) -> tuple[Image.Image, torch.Tensor]:
 
 @pytest.mark.parametrize("branch", ["cross_modal", "visual"])
 @pytest.mark.parametrize("font", FONTS, ids=lambda font: font.name.split("-")[0])
-def test_maps_follow_the_characters_from_left_to_right(reader, font, branch):
+def test_maps_follow_the_characters_from_left_to_right(reader, grid, font, branch):
     model, processor = reader
     images, middles = zip(*(draw(word, font) for word in WORDS))
     inputs = processor(images=images, return_tensors="pt")
@@ -57,28 +64,29 @@ def test_maps_follow_the_characters_from_left_to_right(reader, font, branch):
     read = [index for index, word in enumerate(WORDS) if texts[index] == word]
     assert len(read) >= 6
     maps = processor.post_process_attentions(outputs, branch)
-    columns = (torch.arange(16) + 0.5) / 16
+    columns = (torch.arange(grid[1]) + 0.5) / grid[1]
     for index in read:
         weights = maps[index].sum(1)
         centres = (weights * columns).sum(-1) / weights.sum(-1)
         assert (centres.diff() > 0).all(), WORDS[index]
-        # Within a patch and a half of the character itself.
+        # Within a patch and a half, of 16 side by side, of the character itself.
         assert (centres - middles[index]).abs().max() < 1.5 / 16, WORDS[index]
 
 
-def test_maps_are_the_weights_of_the_patches(reader, shipped):
+def test_maps_are_the_weights_of_the_patches(reader, grid, shipped):
     _, processor = reader
+    rows, columns = grid
     outputs = shipped.outputs
     texts = [word["text"] for word in processor.post_process_text_recognition(outputs)]
     maps = processor.post_process_attentions(outputs)
-    assert [tuple(of_word.shape) for of_word in maps] == [(len(text), 4, 16) for text in texts]
+    assert [tuple(of_word.shape) for of_word in maps] == [(len(text), rows, columns) for text in texts]
     assert all(of_word.dtype == torch.float32 for of_word in maps)
     # By their definition: the mean over the heads, row after row of patches behind the class token.
     weights = outputs.cross_attentions[-1]
-    assert weights.shape[-1] == 1 + 64 + 27
+    assert weights.shape[-1] == 1 + rows * columns + 27
     for index, of_word in enumerate(maps):
-        for row, column in ((0, 0), (0, 15), (2, 7), (3, 15)):
-            expected = weights[index, :, : len(of_word), 1 + 16 * row + column].mean(0)
+        for row, column in ((0, 0), (0, columns - 1), (2, 7), (rows - 1, columns - 1)):
+            expected = weights[index, :, : len(of_word), 1 + columns * row + column].mean(0)
             torch.testing.assert_close(of_word[:, row, column], expected)
         assert (of_word.sum((1, 2)) <= 1).all()
 
@@ -100,35 +108,37 @@ def test_maps_of_the_visual_branch_are_of_its_own_text():
         assert lengths["cross_modal"] != lengths["visual"]
 
 
-def test_maps_are_resized_to_images_on_request(reader, shipped):
+def test_maps_are_resized_to_images_on_request(reader, grid, shipped):
     _, processor = reader
+    height, width = grid
     sizes = [image.size[::-1] for image in shipped.images]
     # One patch for each position: of several peaks of a word's own maps another may be the highest when resized.
     weights = torch.zeros_like(shipped.outputs.cross_attentions[-1])
-    patches = torch.arange(weights.shape[2]) * 7 % 64
+    patches = torch.arange(weights.shape[2]) * 7 % (height * width)
     weights[:, :, torch.arange(weights.shape[2]), 1 + patches] = 1
     outputs = SimpleNamespace(**{**shipped.outputs, "cross_attentions": (weights,)})
     for of_pixels, size in zip(processor.post_process_attentions(outputs, target_sizes=sizes), sizes):
         assert len(of_pixels) > 2 and of_pixels.shape[1:] == size
-        rows, columns = patches[: len(of_pixels)] // 16, patches[: len(of_pixels)] % 16
+        rows, columns = patches[: len(of_pixels)] // width, patches[: len(of_pixels)] % width
         place = of_pixels.flatten(1).argmax(-1)
-        assert ((place // size[1] / size[0] * 4 - rows - 0.5).abs() <= 1).all()
-        assert ((place % size[1] / size[1] * 16 - columns - 0.5).abs() <= 1).all()
+        assert ((place // size[1] / size[0] * height - rows - 0.5).abs() <= 1).all()
+        assert ((place % size[1] / size[1] * width - columns - 0.5).abs() <= 1).all()
 
 
-def test_an_empty_text_has_no_maps(reader, shipped):
+def test_an_empty_text_has_no_maps(reader, grid, shipped):
     _, processor = reader
     outputs = shipped.outputs
     logits = outputs.logits.clone()
     logits[1, 0, 0] = 1e4  # the end comes first
     empty = SimpleNamespace(**{**outputs, "logits": logits})
-    assert processor.post_process_attentions(empty)[1].shape == (0, 4, 16)
+    assert processor.post_process_attentions(empty)[1].shape == (0, *grid)
     sizes = [(8, 9)] * 3
     assert processor.post_process_attentions(empty, target_sizes=sizes)[1].shape == (0, 8, 9)
 
 
 def test_what_has_no_maps_is_said(reader, shipped):
     model, processor = reader
+    height, width = model.config.image_size
     with pytest.raises(ValueError, match="branch='text' must be 'cross_modal' or 'visual'"):
         processor.post_process_attentions(shipped.outputs, "text")
     with pytest.raises(ValueError, match="2 target_sizes and 3 images"):
@@ -142,7 +152,7 @@ def test_what_has_no_maps_is_said(reader, shipped):
         processor.post_process_attentions(visual)
     assert len(processor.post_process_attentions(visual, "visual")) == 1
     other = SimpleNamespace(**{**shipped.outputs, "image_features": torch.zeros(3, 8, 2)})
-    with pytest.raises(ValueError, match="7 patches do not make up images of 32 x 128 pixels"):
+    with pytest.raises(ValueError, match=rf"7 patches do not make up images of {height} x {width} pixels"):
         processor.post_process_attentions(other)
 
 

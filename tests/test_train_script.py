@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4STRProcessor
+from clip4str_hf.reading import load_reader
 
 
 ROOT = Path(__file__).parent.parent
@@ -115,6 +116,24 @@ def test_teaches_a_trained_reader_other_characters_and_lengths(tmp_path, tiny):
     } == {"vision_tower", "visual_decoder"}
 
 
+def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny)
+    Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config, image_mean=[0.5] * 3).save_pretrained(tmp_path / "reader")
+    options = ["--model_name_or_path", tmp_path / "reader", "--image_size", "32", "96", *RENDERED]
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    model, processor = load_reader(tmp_path / "out")
+    assert model.config.image_size == [32, 96]
+    assert processor.image_processor.size == {"height": 32, "width": 96}
+    assert list(processor.image_processor.image_mean) == [0.5] * 3
+    assert weights(tmp_path / "out").keys() == weights(tmp_path / "reader").keys()
+    with pytest.raises(ValueError, match=r"image_size=\[32, 99\] must be \[height, width\], both multiples of"):
+        train(
+            *options, "--image_size", "32", "99", *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "no"
+        )
+    assert not (tmp_path / "no").exists()
+
+
 def test_makes_a_reader_out_of_clip(tmp_path):
     torch.manual_seed(0)
     tower = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
@@ -132,7 +151,9 @@ def test_makes_a_reader_out_of_clip(tmp_path):
     tokenizer = CLIPTokenizer(str(tmp_path / "vocab.json"), str(tmp_path / "merges.txt"))
     CLIPProcessor(image_processor, tokenizer).save_pretrained(tmp_path / "clip")
     options = ["--clip_name_or_path", tmp_path / "clip", "--train_data", WORDS, "--decoder_rate_factor", "19"]
+    options += ["--image_size", "32", "64"]
     train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    assert load_reader(tmp_path / "out")[1].image_processor.size == {"height": 32, "width": 64}
     trained = weights(tmp_path / "out")
     started = clip.state_dict()["vision_model.embeddings.patch_embedding.weight"]
     learnt = trained["vision_tower.vision_model.embeddings.patch_embedding.weight"]
