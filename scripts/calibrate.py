@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
+from clip4str_hf.data.arguments import add_words_arguments, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.calibration import (
     calibration_errors,
@@ -32,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
-    parser.add_argument("--split", help="(default: the only one, among several test)")
+    add_words_arguments(parser, "validation")
     parser.add_argument(
         "--charset", choices=CHARSET_SIZES, default="exact", help="characters that decide what is right"
     )
@@ -58,7 +59,7 @@ def main() -> int:
         tqdm.write(f"row {problem['row']}: {problem['error']}", file=sys.stderr)
 
     try:
-        sets = [load_words(data, arguments.split, streaming=True, default_split="test") for data in arguments.data]
+        sets = [load_words(data, streaming=True, **words_options(arguments)) for data in arguments.data]
         model, processor = load_reader(arguments.model, arguments.device)
         rows = tqdm(chain.from_iterable(sets), unit=" words", disable=None)
         charset_size = CHARSET_SIZES[arguments.charset]

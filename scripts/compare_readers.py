@@ -28,6 +28,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
+from clip4str_hf.data.arguments import add_words_arguments, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.evaluation import open_word
 from clip4str_hf.metrics.protocol import WordTally
@@ -157,11 +158,11 @@ def limit_opencv(threads: int):
     cv2.setNumThreads(threads)
 
 
-def load_crops(sets: dict[str, str], report: Callable[[str], None]) -> list[Word]:
+def load_crops(sets: dict[str, str], options: dict, report: Callable[[str], None]) -> list[Word]:
     """Decoded before anything is timed; what cannot be is reported."""
     words = []
     for name, source in sets.items():
-        for row, word in enumerate(load_words(source, default_split="test")):
+        for row, word in enumerate(load_words(source, **options)):
             try:
                 words.append(Word(name, open_word(word).convert("RGB"), word["text"]))
             except (OSError, ValueError) as error:
@@ -227,6 +228,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="NAME=WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
+    add_words_arguments(parser, "test")
     parser.add_argument(
         "--model", nargs="+", default=[default_checkpoint()], help="folders or Hub ids (default: the package's own)"
     )
@@ -266,7 +268,7 @@ def main() -> int:
         tqdm.write(problem, file=sys.stderr)
 
     try:
-        words = load_crops(arguments.sets, report_problem)
+        words = load_crops(arguments.sets, words_options(arguments), report_problem)
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
     if not words:
@@ -279,10 +281,11 @@ def main() -> int:
         try:
             for reader in make():
                 found.append(measure(reader, words, arguments.batch_size))
-        except ImportError as error:
-            left_out[name] = f"{error}; {INSTALLATION[name]}"
         except Exception as error:  # a reader that breaks down takes no other with it
-            report_problem(f"{name}: {type(error).__name__}: {error}")
+            if isinstance(error, ImportError) and name in INSTALLATION:
+                left_out[name] = f"{error}; {INSTALLATION[name]}"
+            else:
+                report_problem(f"{name}: {type(error).__name__}: {error}")
 
     report = {"threads": arguments.threads, "batch_size": arguments.batch_size, "readers": found, "left_out": left_out}
     print(to_markdown(report))

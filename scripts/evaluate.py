@@ -17,6 +17,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
+from clip4str_hf.data.arguments import add_words_arguments, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
 from clip4str_hf.metrics.evaluation import CHARSET_SIZES, evaluate_words, make_report, to_markdown
@@ -34,7 +35,7 @@ def parse_arguments() -> argparse.Namespace:
         "--data", nargs="+", default=[], metavar="[NAME=]WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
     parser.add_argument("--benchmarks", metavar="ROOT", help=f"folder of any of {', '.join(BENCHMARKS)}")
-    parser.add_argument("--split", help="(default: the only one, among several test)")
+    add_words_arguments(parser, "test")
     parser.add_argument("--charset", nargs="+", choices=CHARSET_SIZES, default=["36"], help="characters to compare")
     parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
     parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
@@ -60,13 +61,15 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
-def name_sets(arguments: argparse.Namespace) -> dict[str, str | Path | None]:
-    sets = dict(find_benchmarks(arguments.benchmarks)) if arguments.benchmarks else {}
+def name_sets(arguments: argparse.Namespace, benchmarks: dict[str, Path | None]) -> dict[str, str | Path | None]:
+    sets = dict(benchmarks)
     for given in arguments.data:
         name, equals, source = given.partition("=")
         if not equals or Path(given).exists():
             path, source = Path(given).resolve(), given
             name = path.stem if path.is_file() else path.name
+        if not source:
+            raise ValueError(f"{given} names no words: give NAME=WORDS.")
         if sets.get(name) is not None:
             raise ValueError(f"Two sets are named {name}: give them as NAME=WORDS.")
         sets[name] = source
@@ -96,10 +99,12 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
 def load(arguments: argparse.Namespace):
     """The model, its processor, the words of each set, and where these are from; whatever is wrong is said here."""
     try:
-        sources = name_sets(arguments)
+        benchmarks = find_benchmarks(arguments.benchmarks) if arguments.benchmarks else {}
+        sources = name_sets(arguments, benchmarks)
+        # Benchmarks have one split, and columns of their own.
+        options = {name: {} if benchmarks.get(name) else words_options(arguments) for name in sources}
         words = {
-            name: source and load_words(source, arguments.split, streaming=True, default_split="test")
-            for name, source in sources.items()
+            name: source and load_words(source, streaming=True, **options[name]) for name, source in sources.items()
         }
         if arguments.plots:
             import clip4str_hf.metrics.plots  # noqa: F401  (says now, not after the evaluation, what is missing)

@@ -10,6 +10,7 @@ import sys
 from datasets.exceptions import DatasetsError
 
 from clip4str_hf import Clip4STRTokenizer, default_checkpoint
+from clip4str_hf.data.arguments import add_words_arguments, words_options
 from clip4str_hf.data.saving import FORMATS, check_folder, save_words
 from clip4str_hf.data.words import clean_words, load_words
 
@@ -19,10 +20,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("source", metavar="SOURCE", help="folder, parquet file or Hub id")
     parser.add_argument("output", metavar="OUTPUT", help="folder to make")
     parser.add_argument("--format", choices=FORMATS, default="parquet", help="of the output (default: parquet)")
-    parser.add_argument("--split", help="of the source (default: the only one, or train)")
-    parser.add_argument("--name", help="configuration of a set of the Hub")
-    parser.add_argument("--image-column", default="image", help="of the source (default: image)")
-    parser.add_argument("--text-column", help="(default: text, or label)")
+    add_words_arguments(parser, "train")
     parser.add_argument(
         "--clean",
         nargs="?",
@@ -41,20 +39,16 @@ def parse_arguments() -> argparse.Namespace:
 
 def main() -> int:
     arguments = parse_arguments()
-    options = {} if arguments.name is None else {"name": arguments.name}
     report = None
     try:
         check_folder(arguments.output, arguments.overwrite)
         tokenizer = Clip4STRTokenizer.from_pretrained(arguments.clean) if arguments.clean else None
         words = load_words(
             arguments.source,
-            arguments.split,
             # A single process needs no copy of the words between source and output.
             streaming=arguments.num_proc is None and arguments.format != "datasets",
-            image_column=arguments.image_column,
-            text_column=arguments.text_column,
             num_proc=arguments.num_proc,
-            **options,
+            **words_options(arguments),
         )
         words, report = clean_words(words, tokenizer, num_proc=arguments.num_proc)
         count = save_words(words, arguments.output, arguments.format, arguments.shard_size, arguments.overwrite)

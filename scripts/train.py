@@ -2,11 +2,13 @@
 """Trains a reader: a trained one on new words, one made out of CLIP, or one from nothing."""
 
 import logging
+import sys
 from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 
 import torch
-from datasets import Dataset, IterableDataset, concatenate_datasets, interleave_datasets
+from datasets import Dataset, IterableDataset, concatenate_datasets
+from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
 from transformers.image_utils import SizeDict
 
@@ -26,7 +28,7 @@ from clip4str_hf.data.rendering import WordRenderer
 from clip4str_hf.data.words import clean_words, load_words
 from clip4str_hf.metrics.protocol import word_metrics
 from clip4str_hf.reading import load_reader
-from clip4str_hf.training.checkpoints import last_checkpoint
+from clip4str_hf.training.checkpoints import last_checkpoint, steps_of
 from clip4str_hf.training.column_supervision import ColumnSupervisedTrainer, DataCollatorForColumnSupervision
 from clip4str_hf.training.reader_trainer import ReaderTrainer
 
@@ -60,8 +62,9 @@ class ModelArguments:
         default_factory=list,
         metadata={"help": "height and width of the images, if others than the reader's: wider ones for longer texts"},
     )
-    visual_only: bool = field(
-        default=False, metadata={"help": "train and read with the visual branch alone, without text tower"}
+    visual_only: bool | None = field(
+        default=None,
+        metadata={"help": "train and read with the visual branch alone, without text tower (default: as the reader)"},
     )
     num_permutations: int | None = field(
         default=None, metadata={"help": "orderings of the loss, if not the reader's own number; fewer are faster"}
@@ -79,13 +82,19 @@ class DataArguments:
     validation_share: float = field(
         default=0.1, metadata={"help": "of the training words, held back where there is no validation_data"}
     )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "configuration of sets of the Hub"})
     train_split: str | None = field(default=None, metadata={"help": "of train_data, by default the only one or train"})
-    validation_split: str | None = field(default=None, metadata={"help": "of validation_data"})
+    validation_split: str | None = field(
+        default=None, metadata={"help": "of validation_data, by default the only one or validation"}
+    )
     image_column: str = field(default="image", metadata={"help": "column of the images"})
     text_column: str | None = field(default=None, metadata={"help": "column of the texts, by default text or label"})
     streaming: bool = field(
         default=False,
-        metadata={"help": "read train_data anew in each epoch, copy nothing; several sets take turns, word by word"},
+        metadata={"help": "read train_data anew in each epoch, copy nothing"},
+    )
+    preprocessing_num_workers: int | None = field(
+        default=None, metadata={"help": "processes that copy and check words before the training"}
     )
     clean_labels: bool = field(
         default=True, metadata={"help": "clean labels up as the benchmarks do, into the reader's characters"}
@@ -144,7 +153,9 @@ def has_bf16(use_cpu: bool) -> bool:
 
 def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     texts = text_options(arguments)
-    options = {"cross_modal_loss_weight": 0.0} if arguments.visual_only else {}
+    options = {}
+    if arguments.visual_only is not None:
+        options["cross_modal_loss_weight"] = 0.0 if arguments.visual_only else 1.0
     if arguments.num_permutations is not None:
         options["num_permutations"] = arguments.num_permutations
     if arguments.image_size:
@@ -182,12 +193,18 @@ def text_options(arguments: ModelArguments) -> dict:
 
 
 def load_clean(
-    source: str, split: str | None, processor: Clip4STRProcessor, arguments: DataArguments, streaming: bool
+    source: str,
+    split: str | None,
+    default_split: str,
+    processor: Clip4STRProcessor,
+    arguments: DataArguments,
+    streaming: bool = False,
 ) -> Dataset | IterableDataset:
-    words = load_words(
-        source, split, streaming, image_column=arguments.image_column, text_column=arguments.text_column
-    )
-    words, report = clean_words(words, processor, arguments.clean_labels)
+    num_proc = None if streaming else arguments.preprocessing_num_workers
+    options = {} if arguments.dataset_config_name is None else {"name": arguments.dataset_config_name}
+    columns = {"image_column": arguments.image_column, "text_column": arguments.text_column}
+    words = load_words(source, split, streaming, default_split, num_proc=num_proc, **columns, **options)
+    words, report = clean_words(words, processor, arguments.clean_labels, num_proc)
     if not streaming:
         logger.info("%s: %s", source, report)
         if not len(words):
@@ -198,18 +215,16 @@ def load_clean(
 def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int):
     """Training words, or `None` if all are rendered, and validation words."""
     parts = [
-        load_clean(source, arguments.train_split, processor, arguments, arguments.streaming)
+        load_clean(source, arguments.train_split, "train", processor, arguments, arguments.streaming)
         for source in arguments.train_data
     ]
-    if not parts:
-        train = None
-    elif arguments.streaming:
-        train = interleave_datasets(parts, stopping_strategy="all_exhausted").shuffle(seed=seed, buffer_size=10_000)
-    else:
-        train = concatenate_datasets(parts)
+    train = concatenate_datasets(parts) if parts else None
+    if arguments.streaming:
+        train = train.shuffle(seed=seed, buffer_size=10_000)
     if arguments.validation_data is not None:
         # Never a stream, of which processes would get unequal parts.
-        return train, load_clean(arguments.validation_data, arguments.validation_split, processor, arguments, False)
+        validation = arguments.validation_data, arguments.validation_split, "validation"
+        return train, load_clean(*validation, processor, arguments)
     if len(train) < 2:
         raise ValueError(f"{arguments.train_data}: {len(train)} word is left, none can be held back to validate.")
     parts = train.train_test_split(test_size=arguments.validation_share, seed=seed)
@@ -299,20 +314,47 @@ def contradiction(model: ModelArguments, data: DataArguments, training: Training
         return "give --validation_data: rendered words and streams leave nothing to hold back"
     if data.validation_data is None and data.validation_split is not None:
         return "--validation_split is of --validation_data, give that too"
-    if (data.streaming or data.fonts) and training.max_steps < 1:
+    if data.validation_data is not None and changed(data, "validation_share"):
+        return "--validation_share holds training words back, --validation_data names others: give one of them"
+    if not 0 < data.validation_share < 1:
+        return f"--validation_share {data.validation_share} must lie between 0 and 1"
+    if not data.augment and changed(data, "augment_magnitude"):
+        return "--augment_magnitude does not go with --augment False"
+    if data.augment and not data.fonts and training.dataloader_persistent_workers:
+        return "--dataloader_persistent_workers would show each epoch the same augmentations"
+    if data.streaming or data.fonts:
+        return endless_contradiction(data, training) or trainer_contradiction(data, training)
+    return trainer_contradiction(data, training)
+
+
+def endless_contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
+    """What does not go with rendered words and streams."""
+    if training.max_steps < 1:
         return "give --max_steps: rendered words and streams have no end"
-    strategies = {training.eval_strategy.value, training.save_strategy.value}
-    if data.streaming and training.world_size > 1 and "epoch" in strategies:
+    if "epoch" in {training.eval_strategy.value, training.save_strategy.value}:
+        # Rendered words are one long epoch; of a stream, processes end theirs one by one.
         return (
-            "processes end their passes over a stream one by one: give --eval_strategy steps --eval_steps N "
+            "of rendered words and streams validate and save by steps: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
         )
+    if data.streaming and training.world_size > 1 and training.gradient_accumulation_steps > 1:
+        return (
+            "--gradient_accumulation_steps does not go with --streaming in several processes, which end their passes "
+            "one by one, in the middle of a step: leave --streaming out"
+        )
+    return None
+
+
+def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
+    """What does not go with the trainer that is made here."""
     if training.n_gpu > 1:
         return f"start it on {training.n_gpu} devices with torchrun --nproc_per_node {training.n_gpu}"
     if training.label_smoothing_factor:
         return f"--label_smoothing_factor {training.label_smoothing_factor} must be 0: the loss is the model's"
     if unused := changed(training, "optim", "optim_args"):
         return f"--{unused[0]} does not apply: the optimizer is AdamW, with a rate for each part of the model"
+    if data.fonts and changed(training, "train_sampling_strategy"):
+        return "--train_sampling_strategy does not apply: rendered words have their order"
     return None
 
 
@@ -333,14 +375,19 @@ def main():
     if problem:
         parser.error(problem)
     set_seed(training.seed)
-    model, processor = make_reader(model_arguments)
-    trainer = make_trainer(model, processor, data_arguments, training)
+    try:
+        model, processor = make_reader(model_arguments)
+        trainer = make_trainer(model, processor, data_arguments, training)
+    except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
+        sys.exit(str(error))
     checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
     if checkpoint:
         logger.warning("The training of %s goes on; another one needs another output_dir.", checkpoint)
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.state.global_step:
-        raise ValueError(f"Nothing was trained: no words are left of {data_arguments.train_data}.")
+        sys.exit(f"Nothing was trained: no words are left of {data_arguments.train_data}.")
+    if checkpoint and trainer.state.global_step == steps_of(checkpoint):
+        logger.warning("Nothing was trained: %s is the end of that training.", checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)

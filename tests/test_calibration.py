@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import tiny_config, tiny_model
+from datasets import DatasetDict
 
 from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
+from clip4str_hf.data.words import load_words
 from clip4str_hf.generation_clip4str import character_probabilities
 from clip4str_hf.metrics.calibration import (
     WordLogits,
@@ -165,5 +167,10 @@ def test_script(tmp_path, capsys):
     }
     assert f"confidence_temperature {json.loads(after['config.json'])['confidence_temperature']:.4f}" in printed
     assert "words are right" in calibrate(WORDS)
+    # Words that decide about the reader's confidence are not those that it is tested on.
+    changed = load_words(words)
+    DatasetDict(test=changed, validation=changed.select(range(8))).save_to_disk(tmp_path / "splits")
+    assert calibrate(tmp_path / "splits") == 0
+    assert "fitted to 4 words" in capsys.readouterr().out
     with pytest.raises(ValueError, match="no folder with a config.json"):
         write_temperature(words, 1.0)

@@ -173,6 +173,9 @@ def runs(benchmarks, tmp_path_factory):
         ("--data", WORDS, "--misreads", "misreads.txt"): "must end in .tsv or .jsonl",
         ("--data", folder / "nowhere"): "nowhere",
         ("--data", WORDS, "--split", "validation"): "validation",
+        ("--data", WORDS, "--image-column", "crop"): "no column 'crop'",
+        ("--data", WORDS, "--text-column", "word"): "no column 'word'",
+        ("--data", "words="): "words= names no words",
         ("--benchmarks", folder / "empty"): "holds none of the folders IIIT5k",
         ("--benchmarks", benchmarks, "--data", f"HOST={WORDS}"): "Two sets are named HOST",
         ("--data", WORDS, "--model", folder / "no model"): "no model",
@@ -181,11 +184,16 @@ def runs(benchmarks, tmp_path_factory):
     read = ["--benchmarks", benchmarks, "--charset", 36, 94, "--device", "cpu", *outputs]
     words = load_dataset("imagefolder", data_dir=str(WORDS), split="train", cache_dir=str(folder / "cache"))
     DatasetDict(train=words, test=words.select(range(5))).save_to_disk(folder / "words")
+    renamed = words.rename_columns({"image": "crop", "text": "word"})
+    DatasetDict(train=renamed, validation=renamed.select(range(3))).save_to_disk(folder / "others")
+    columns = ["--image-column", "crop", "--text-column", "word"]
     splits = [["--data", folder / "words"], ["--data", f"mine={folder / 'words'}", "--split", "train"]]
+    # The split and the columns are not those of the benchmarks.
+    splits += [["--data", folder / "others", "--split", "validation", *columns, "--benchmarks", benchmarks]]
     refusals = (["--misreads", folder / "none.tsv", *parts] for parts in refused)
-    *found, test, train, read = evaluate_all(folder / "home", *refusals, *splits, read)
+    *found, test, train, others, read = evaluate_all(folder / "home", *refusals, *splits, read)
     refused = dict(zip(refused.values(), found, strict=True))
-    return SimpleNamespace(folder=folder, refused=refused, splits=[test, train], benchmarks=read)
+    return SimpleNamespace(folder=folder, refused=refused, splits=[test, train], others=others, benchmarks=read)
 
 
 def test_benchmarks_in_lmdb_with_group_means(runs):
@@ -264,3 +272,8 @@ def test_what_cannot_be_evaluated_is_said_before_anything_is_read(runs):
 
 def test_the_split_is_test_unless_another_is_named(runs):
     assert [run.stdout.splitlines()[4].split(" | ")[:2] for run in runs.splits] == [["| words", "5"], ["| mine", "12"]]
+
+
+def test_columns_and_splits_are_those_of_the_data_and_not_of_the_benchmarks(runs):
+    words = dict(re.findall(r"^\| (\S+) \| (\d+) ", runs.others.stdout, re.M))
+    assert words["others"] == "3" and {"HOST", "WOST"} <= words.keys()

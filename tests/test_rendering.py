@@ -66,6 +66,8 @@ def test_texts_are_of_the_charset_and_no_longer_than_asked():
         texts = [WordRenderer(FONTS, charset=charset, max_length=6).render(index).text for index in range(60)]
         assert all(1 <= len(text) <= 6 and set(text) <= set(charset) for text in texts)
     assert len(set(texts)) > 40
+    lengths = [len(WordRenderer(FONTS, charset="0123456789").render(index).text) for index in range(60)]
+    assert min(lengths) == 1  # the digit of a meter
 
 
 def test_a_text_is_not_made_longer_by_capitals(monkeypatch):

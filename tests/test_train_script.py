@@ -11,11 +11,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from datasets import DatasetDict
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4STRProcessor
+from clip4str_hf.data.saving import save_words
+from clip4str_hf.data.words import load_words
 from clip4str_hf.reading import load_reader
 
 
@@ -127,7 +130,7 @@ def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
     assert processor.image_processor.size == {"height": 32, "width": 96}
     assert list(processor.image_processor.image_mean) == [0.5] * 3
     assert weights(tmp_path / "out").keys() == weights(tmp_path / "reader").keys()
-    with pytest.raises(ValueError, match=r"image_size=\[32, 99\] must be \[height, width\], both multiples of"):
+    with pytest.raises(AssertionError, match=r"image_size=\[32, 99\] must be \[height, width\], both multiples of"):
         train(
             *options, "--image_size", "32", "99", *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "no"
         )
@@ -179,8 +182,8 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
 @pytest.mark.parametrize(
     "launcher, streamed",
     [
-        (["torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29611"], True),
-        (["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "29612"], False),
+        (["torch.distributed.run", "--nproc_per_node", "2", "--standalone"], True),
+        (["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"], False),
     ],
     ids=["torchrun", "accelerate"],
 )
@@ -234,7 +237,63 @@ def test_a_new_reader_has_no_calibration_of_another(tmp_path, tiny):
 def test_streams_lmdb(tmp_path, tiny, lmdb):
     options = ["--config_name", tiny, "--train_data", lmdb, "--streaming", "--validation_data", WORDS]
     train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
-    assert history(tmp_path / "out" / "checkpoint-2")
+    logged = history(tmp_path / "out" / "checkpoint-2")
+    assert [entry["step"] for entry in logged if "loss" in entry] == [1, 2]
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--augment", "False", "--output_dir", tmp_path / "plain")
+    assert not same(weights(tmp_path / "out"), weights(tmp_path / "plain"))
+    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--seed", "1", "--output_dir", tmp_path / "other")
+    assert not same(weights(tmp_path / "out"), weights(tmp_path / "other"))
+
+
+def load(script, **arguments):
+    """What the script would train and validate on."""
+    words = script["DataArguments"](**arguments)
+    return script["load_data"](words, Clip4STRProcessor.from_config(Clip4STRConfig()), seed=0)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_validates_on_the_validation_split(tmp_path, workers):
+    script, words = runpy.run_path(str(SCRIPT)), load_words(WORDS)
+    splits = {"train": range(6), "validation": range(6, 9), "test": range(9, 12)}
+    DatasetDict({name: words.select(rows) for name, rows in splits.items()}).save_to_disk(tmp_path / "set")
+    source = {"train_data": [str(tmp_path / "set")], "validation_data": str(tmp_path / "set")}
+    found = [set(part["text"]) for part in load(script, **source, preprocessing_num_workers=workers)]
+    assert found == [set(words[range(6)]["text"]), set(words[range(6, 9)]["text"])]
+    _, validation = load(script, **source, validation_split="test")
+    assert set(validation["text"]) == set(words[range(9, 12)]["text"])
+    DatasetDict(train=words, test=words).save_to_disk(tmp_path / "other")
+    with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], not 'validation'"):
+        load(script, **source | {"validation_data": str(tmp_path / "other")})
+
+
+def test_streams_of_several_sets_are_read_in_the_share_of_their_words(tmp_path, lmdb):
+    script = runpy.run_path(str(SCRIPT))
+    save_words(load_words(WORDS).select([0]), tmp_path / "one")
+    sources = [str(lmdb), str(tmp_path / "one")]
+    words, _ = load(script, train_data=sources, streaming=True, validation_data=str(WORDS))
+    texts = load_words(WORDS)["text"]
+    assert sorted(row["text"] for row in words) == sorted([*texts, texts[0]])
+    assert words.num_shards == load_words(lmdb, streaming=True).num_shards + 1
+
+
+def test_a_reader_of_one_branch_gets_its_other_back(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny, cross_modal_loss_weight=0.0)
+    Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config).save_pretrained(tmp_path / "reader")
+    options = ["--model_name_or_path", tmp_path / "reader", "--train_data", WORDS, "--max_steps", "1", *SMALL]
+    train(*options, "--output_dir", tmp_path / "one")
+    assert load_reader(tmp_path / "one")[0].generation_config.visual_only
+    train(*options, "--visual_only", "False", "--output_dir", tmp_path / "both")
+    model, _ = load_reader(tmp_path / "both")
+    assert model.config.cross_modal_loss_weight == 1 and not model.generation_config.visual_only
+
+
+def test_a_training_at_its_end_says_that_nothing_was_trained(tmp_path, tiny, caplog):
+    options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out"]
+    train(*options)
+    assert "Nothing was trained" not in caplog.text
+    train(*options)
+    assert "checkpoint-2 is the end of that training" in caplog.text
 
 
 def test_validates_by_loss_alone(tmp_path, tiny):
@@ -263,6 +322,15 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         ([*RENDERED, "--train_data", WORDS, "--streaming"], "--streaming does not go with --fonts"),
         (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor 0.1 must be 0"),
         (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),
+        ([*RENDERED, "--max_steps", "2"], "validate and save by steps: give --eval_strategy steps"),
+        (["--train_data", WORDS, "--validation_data", WORDS, "--validation_share", "0.5"], "--validation_share"),
+        (["--train_data", WORDS, "--validation_share", "1.0"], "--validation_share 1.0 must lie between 0 and 1"),
+        (["--train_data", WORDS, "--augment", "False", "--augment_magnitude", "9"], "--augment_magnitude"),
+        (["--train_data", WORDS, "--dataloader_persistent_workers", "True"], "--dataloader_persistent_workers would"),
+        (
+            [*RENDERED, "--max_steps", "2", *STEPS, "--train_sampling_strategy", "group_by_length"],
+            "--train_sampling_strategy does not apply",
+        ),
     ],
 )
 def test_says_what_is_missing(tmp_path, arguments, message, capsys):

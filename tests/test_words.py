@@ -169,7 +169,9 @@ def test_damaged_entries_are_counted_named_and_left_out(damaged, options):
     assert report.dropped == {reason: len(names) for reason, names in REASONS.items()}
     assert (report.num_words, report.num_kept, report.num_changed) == (12, 3, 1)
     lines = str(report).splitlines()
-    assert lines[0] == "3 of 12 words kept, 1 of them with a changed label"
+    changed = f"{prefix}image-000000009 '12 3４ a5' as '12345'"
+    assert report.changes == [changed]
+    assert lines[0] == f"3 of 12 words kept, 1 of them with a changed label: {changed}"
     assert f"1 dropped, label empty: {prefix}image-000000007 ''" in lines
     # What is left goes into a model as it is.
     processor = Clip4STRProcessor(Clip4STRImageProcessor(size={"height": 8, "width": 16}), digits())
@@ -354,6 +356,23 @@ def test_splits_and_tables_of_an_image_folder(tmp_path):
     assert texts_of(clean_words(words)[0]) == ["007"]
 
 
+@pytest.mark.parametrize(
+    "rows, problem",
+    [
+        ("a.png,7\nb.png,1,000\nc.png,x\n", "after line 2: more columns"),
+        ('a.png,"5\nb.png,Exit\nc.png,Taxi\n', "after line 1: unexpected end of data"),
+        ('a.png,"5\nb.png,"Exit"\nc.png,Taxi\n', "after line 1: ',' expected after '\"'"),
+        ('a.png,"5\nb.png,6"\nc.png,Taxi\n', "after line 1: more columns or lines"),
+    ],
+)
+def test_a_table_without_its_quotes_is_refused(tmp_path, rows, problem):
+    folder = make_folder(tmp_path / "words", "file_name,text\n" + rows, "a.png", "b.png", "c.png")
+    with pytest.raises(ValueError, match=f"metadata.csv, {problem}.*A text with a comma or a quote is put in quotes"):
+        load_words(folder)
+    table = 'file_name,text\na.png,"1,000"\nb.png,"5"" pipe"\n'
+    assert texts_of(load_words(make_folder(tmp_path / "quoted", table, "a.png", "b.png"))) == ["1,000", '5" pipe']
+
+
 def test_a_table_that_is_not_utf8_is_named(tmp_path):
     make_folder(tmp_path / "words", "", "a.png")
     (tmp_path / "words" / "metadata.csv").write_bytes("file_name,text\na.png,Tür\n".encode("latin-1"))
@@ -385,8 +404,8 @@ def test_sources_without_words_are_refused(tmp_path, streaming):
     messages = {
         "empty": "empty holds no words: accepted are LMDB folders",
         "notes.txt": r"notes\.txt holds no words",
-        "classes": "'label' must hold text, not ClassLabel",
-        "classes/cat": r"cat has no column 'text', but \['image'\]",
+        "classes": "classes: images without texts.* metadata.csv .*; names of folders are no texts",
+        "classes/cat": "cat: images without texts.* metadata.csv with the columns file_name and text",
         "numbers.parquet": "'text' must hold text, not Value",
         "blank": r"blank/metadata\.csv: no words",
         "nowhere": "nowhere: no such file or folder",
@@ -485,6 +504,10 @@ def test_a_report_names_the_first_ten_only():
     assert report.dropped == {"label empty": 10_000}
     assert report.names == {"label empty": [f"row {index} ''" for index in range(10)]}
     assert str(report).endswith("row 9 '', ..")
+    for index in range(11):
+        report.add(None, True, f"row {index} 'a b' as 'ab'")
+    assert report.num_changed == 11 and len(report.changes) == 10
+    assert str(report).splitlines()[0].endswith("row 9 'a b' as 'ab', ..")
 
 
 # Saved words

@@ -208,7 +208,7 @@ class WordRenderer:
         return self._random_text(rng, longest)
 
     def _random_text(self, rng, longest) -> str:
-        length = min(1 + rng.geometric(0.25), longest)
+        length = min(rng.geometric(0.2), longest)
         alphabet = self.charset
         if rng.random() < 0.7:  # punctuation is a third of ASCII, and rare on signs
             alphabet = self._alphanumeric or alphabet
@@ -216,7 +216,7 @@ class WordRenderer:
         return text.strip() or self._random_text(rng, longest)  # nobody sees a space at an end
 
     def _number(self, rng, longest) -> str:
-        length = min(1 + rng.geometric(0.35), longest)
+        length = min(rng.geometric(0.25), longest)
         text = "".join(self._digits[i] for i in rng.integers(len(self._digits), size=length))
         if rng.random() < 0.5:
             return text

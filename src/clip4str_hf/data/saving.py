@@ -24,7 +24,15 @@ FORMATS = ("parquet", "datasets", "lmdb")
 BATCH_WORDS = 1000
 BATCH_BYTES = 1 << 25
 # Files that a folder may hold to be overwritten.
-OWN_FILES = ("*.parquet", "*.arrow", "*.json", "data.mdb", "lock.mdb")
+OWN_FILES = (
+    "*-of-*.parquet",
+    "*-of-*.arrow",
+    "cache-*.arrow",
+    "dataset_info.json",
+    "state.json",
+    "data.mdb",
+    "lock.mdb",
+)
 
 
 def save_words(

@@ -72,7 +72,7 @@ def load_words(
         image_column (`str`, defaults to `"image"`): column of the images.
         text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, without that to `"label"`.
         cache_dir (`str` or `os.PathLike`, *optional*): where copies are kept, by default the cache of `datasets`.
-        num_proc (`int`, *optional*): processes that prepare the copy.
+        num_proc (`int`, *optional*): processes that prepare the copy, where there is one.
         kwargs: of `datasets.load_dataset_builder`, for parquet and the Hub: `name`, `revision`, `token`, ...
 
     Returns:
@@ -119,6 +119,7 @@ class CleaningReport:
     Attributes:
         num_words (`int`): words that were checked.
         num_changed (`int`): of those that were kept, the ones whose label the clean-up changed.
+        changes (`list[str]`): the first 10 of them: file or entry, label, and what it was changed to.
         dropped (`dict[str, int]`): how many words were dropped, by reason.
         names (`dict[str, list[str]]`): for each reason the first 10 of them: file or entry (without a name the number
             of the row, from 0) and label.
@@ -126,6 +127,7 @@ class CleaningReport:
 
     num_words: int = 0
     num_changed: int = 0
+    changes: list[str] = field(default_factory=list)
     dropped: Counter = field(default_factory=Counter)
     names: dict[str, list[str]] = field(default_factory=dict)
 
@@ -137,20 +139,29 @@ class CleaningReport:
     def add(self, problem: str | None, changed: bool, name: str):
         """Counts a word: why it is dropped, or `None`, whether the clean-up changed its label, and its name."""
         self.num_words += 1
-        if problem is None:
-            self.num_changed += changed
+        if problem is not None:
+            self.dropped[problem] += 1
+            names = self.names.setdefault(problem, [])
+        elif changed:
+            self.num_changed += 1
+            names = self.changes
+        else:
             return
-        self.dropped[problem] += 1
-        names = self.names.setdefault(problem, [])
         if len(names) < NAMES_KEPT:
             names.append(name)
 
     def __str__(self) -> str:
-        lines = [f"{self.num_kept} of {self.num_words} words kept, {self.num_changed} of them with a changed label"]
+        changes = f": {_listed(self.changes, self.num_changed)}" if self.changes else ""
+        lines = [
+            f"{self.num_kept} of {self.num_words} words kept, {self.num_changed} of them with a changed label{changes}"
+        ]
         for problem, count in self.dropped.most_common():
-            more = ", .." if count > len(self.names[problem]) else ""
-            lines.append(f"{count} dropped, {problem}: {', '.join(self.names[problem])}{more}")
+            lines.append(f"{count} dropped, {problem}: {_listed(self.names[problem], count)}")
         return "\n".join(lines)
+
+
+def _listed(names: list[str], count: int) -> str:
+    return ", ".join(names) + (", .." if count > len(names) else "")
 
 
 def clean_words(
@@ -291,6 +302,11 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
     split = choose_split(list(data_files))
     tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
+    if not any(os.path.basename(file) in METADATA_NAMES for file in data_files[split]):
+        raise ValueError(
+            f"{path}: images without texts. They need a metadata.csv with the columns file_name and text beside them; "
+            "names of folders are no texts."
+        )
     if not tables:
         builder.download_and_prepare(num_proc=num_proc)
         return builder.as_dataset(split=split)
@@ -298,7 +314,8 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     text_column = text_column or _find_text_column(_columns_of_table(tables[0]))
     for table in tables:
         _check_columns(table, _columns_of_table(table), "file_name", text_column)
-    if next(_read_tables(tables, text_column, ""), None) is None:
+    # All of them, because what is wrong would be said less clearly by the library.
+    if not sum(1 for _ in _read_tables(tables, text_column, "")):
         raise ValueError(f"{', '.join(tables)}: no words")
     return Dataset.from_generator(
         _read_tables,
@@ -322,7 +339,7 @@ def _columns_of_table(table: str) -> list[str]:
 def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[dict]:
     for table in tables:
         with open(table, encoding="utf-8-sig", newline="") as file:
-            for row in csv.DictReader(file):
+            for row in _rows(table, csv.DictReader(file, strict=True)):
                 name = row["file_name"]
                 # As for the library, a table names files below itself only.
                 inside = name and not os.path.isabs(name) and "://" not in name and ".." not in Path(name).parts
@@ -330,6 +347,20 @@ def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[
                     "image": os.path.join(os.path.dirname(table), name) if inside else None,
                     text_column: row[text_column],
                 }
+
+
+def _rows(table: str, reader: csv.DictReader) -> Iterator[dict]:
+    """Rows that are what was meant: a table written by hand may lack quotes, or have one too many."""
+    read = 1  # lines, the first of which names the columns
+    try:
+        for row in reader:
+            if None in row or any(value and ("\n" in value or "\r" in value) for value in row.values()):
+                raise csv.Error("more columns or lines than one text has")
+            yield row
+            read = reader.line_num
+    except csv.Error as error:
+        reason = f"{error}. A text with a comma or a quote is put in quotes, and its own quotes are doubled."
+        raise ValueError(f"{table}, after line {read}: {reason}") from error
 
 
 def _find_text_column(columns) -> str:
@@ -412,7 +443,11 @@ def _check_batch(images: list, texts: list, indices: list[int], check: _Check) -
     checked = {"text": [], "problem": [], "changed": [], "name": []}
     for image, text, index in zip(images, texts, indices):
         cleaned, problem = check(image, text)
-        name = f"{(image or {}).get('path') or f'row {index}'} {text!r}" if problem else None
+        name = None
+        if problem or cleaned != text:
+            name = f"{(image or {}).get('path') or f'row {index}'} {text!r}"
+        if name and not problem:
+            name += f" as {cleaned!r}"
         for column, value in zip(checked.values(), (cleaned, problem, cleaned != text, name)):
             column.append(value)
     return checked

@@ -4,6 +4,7 @@
 import os
 from pathlib import Path
 
+from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
@@ -19,4 +20,9 @@ def last_checkpoint(folder: str | os.PathLike) -> str | None:
     return str(whole[max(whole)]) if whole else None
 
 
-__all__ = ["last_checkpoint"]
+def steps_of(checkpoint: str | os.PathLike) -> int:
+    """The steps that were trained before a checkpoint was written."""
+    return TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step
+
+
+__all__ = ["last_checkpoint", "steps_of"]
