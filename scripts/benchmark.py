@@ -374,6 +374,8 @@ def parse_arguments() -> argparse.Namespace:
             parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
     if min(arguments.batch_sizes) < 1:
         parser.error(f"--batch-sizes {min(arguments.batch_sizes)} must be at least 1")
+    if arguments.json and not arguments.json.parent.is_dir():
+        parser.error(f"--json {arguments.json}: there is no such folder")
     return arguments
 
 

@@ -3,6 +3,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Iterable
 from itertools import chain
@@ -21,7 +22,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument(
         "--files-from",
         metavar="LIST",
-        help="a file with a path on each line, read as it goes; - is stdin",
+        help="a file with a path on each line, - is stdin; answers come two batches behind it",
     )
     parser.add_argument(
         "--model", default=default_checkpoint(), help="folder or Hub name (default: the package's own)"
@@ -78,7 +79,8 @@ def main() -> int:
         sys.exit(str(error))
     options = {"rotate_vertical": arguments.rotate}
     options |= {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
-    readings = read_images(chain(files, (line.rstrip("\n") for line in listed)), *reader, **options)
+    paths = (line.rstrip("\n") for line in listed)
+    readings = read_images(chain(files, filter(None, paths)), *reader, **options)
     total = len(files) if arguments.files_from is None else None
     # On a terminal the answers themselves show how far it is.
     for reading in tqdm(readings, total=total, disable=sys.stdout.isatty() or None):
@@ -93,4 +95,7 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except BrokenPipeError:  # whoever reads has had enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

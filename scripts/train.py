@@ -10,7 +10,6 @@ import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
-from transformers.image_utils import SizeDict
 
 from clip4str_hf import (
     Clip4STRConfig,
@@ -164,9 +163,7 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
         model = Clip4STRForSceneTextRecognition.from_clip_pretrained(
             arguments.clip_name_or_path, dtype=torch.float32, **texts, **options
         )
-        image_processor = Clip4STRProcessor.from_clip_processor(
-            arguments.clip_name_or_path, image_size=model.config.image_size
-        ).image_processor
+        image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
         return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
         # The sizes of a reader, and not the temperature that was fitted to its weights.
@@ -176,8 +173,6 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
     # Whatever it was saved in: in half precision most steps are too small to change a weight.
     name = arguments.model_name_or_path or default_checkpoint()
     model, processor = load_reader(name, dtype=torch.float32, **options)
-    height, width = model.config.image_size
-    processor.image_processor.size = SizeDict(height=height, width=width)
     if texts:
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)

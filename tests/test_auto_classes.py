@@ -1,8 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """transformers' auto classes know this model once the package is imported."""
 
+import logging
+
 import pytest
 import transformers
+from transformers.pipelines import PIPELINE_REGISTRY
 
 import clip4str_hf
 from clip4str_hf import default_checkpoint
@@ -28,5 +31,11 @@ def test_an_auto_class_loads_this_package_s_class(auto_class, expected):
 def test_registering_twice_changes_nothing():
     from clip4str_hf.registration_clip4str import register
 
+    def registered():
+        pipelines = logging.getLogger("transformers.pipelines")
+        return PIPELINE_REGISTRY.supported_tasks["image-text-to-text"]["impl"], list(pipelines.filters)
+
+    before = registered()
     register()
+    assert registered() == before
     test_an_auto_class_loads_this_package_s_class("AutoModel", "Clip4STRForSceneTextRecognition")

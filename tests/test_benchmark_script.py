@@ -70,3 +70,5 @@ def test_wrong_numbers_are_refused(run):
     for option in ("--repeats", "--batch-sizes", "--threads"):
         with pytest.raises(SystemExit):
             run(option, "0")
+    with pytest.raises(SystemExit):
+        run("--json", "nowhere/figures.json")

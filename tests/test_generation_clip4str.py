@@ -90,8 +90,12 @@ def test_processes_that_share_parameters_read_the_same(reader, many_words):
     assert texts(reader, many_words, synced_gpus=True) == texts(reader, many_words)
 
 
-def test_processes_that_share_parameters_call_the_same(reader, many_words):
+@pytest.mark.parametrize("call", ["generate", "by default", "forward"])
+def test_processes_that_share_parameters_call_the_same(reader, many_words, call, monkeypatch):
     """Whatever is in the images: a call that one process leaves out, the others wait for."""
+    if call != "generate":  # as in one of two processes under FSDP
+        monkeypatch.setattr(generation_clip4str, "is_fsdp_managed_module", lambda module: True)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
     owners = [reader.vision_tower.vision_model, reader.text_tower.text_model]
     calls = []
     for owner in (*owners, reader.visual_decoder, reader.cross_decoder):
@@ -99,7 +103,10 @@ def test_processes_that_share_parameters_call_the_same(reader, many_words):
     sequences = set()
     for image in many_words[::4]:
         calls.clear()
-        read(reader, image[None], synced_gpus=True)
+        if call == "forward":
+            reader(image[None])
+        else:
+            read(reader, image[None], **({"synced_gpus": True} if call == "generate" else {}))
         sequences.add(tuple(calls))
     for owner in (*owners, reader.visual_decoder, reader.cross_decoder):
         owner._forward_pre_hooks.clear()
@@ -315,6 +322,7 @@ UNSUPPORTED = {
     "max_time": 1.0,
     "cache_implementation": "static",
     "output_hidden_states": True,
+    "output_logits": True,
     "num_beam_groups": 2,
     "constraints": ["a"],
     "force_words_ids": [[3]],
@@ -339,6 +347,23 @@ def test_unknown_options_and_wrong_values_are_refused(reader, words):
 def test_no_image_at_all_is_refused(reader, words):
     with pytest.raises(ValueError, match=r"pixel_values of shape \(0, 3, .* hold no image"):
         reader.generate(words[:0])
+    with pytest.raises(ValueError, match="pixel_values None hold no image"):
+        reader.generate()
+
+
+def test_images_may_come_first_and_by_both_names(reader, words):
+    expected = reader.generate(words)
+    assert reader.generate(inputs=words).equal(expected) and reader.generate(pixel_values=words).equal(expected)
+    with pytest.raises(ValueError, match=r"generate does not know \['pixel_values'\]"):
+        reader.generate(words, pixel_values=words)
+
+
+def test_what_is_of_other_models_says_where_to_go(reader, words):
+    outputs = read(reader, words, output_scores=True)
+    with pytest.raises(NotImplementedError, match="post_process_text_recognition"):
+        reader.compute_transition_scores(outputs.sequences, outputs.scores)
+    with pytest.raises(NotImplementedError, match="resize_charset"):
+        reader.resize_token_embeddings(200)
 
 
 def test_labels_are_ignored(reader, words):
@@ -491,6 +516,9 @@ def test_a_generation_configuration_is_saved_and_loaded(reader, words, tmp_path)
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (95, 0, 96)
     assert loaded.generate(words).equal(expected)
     assert loaded(words).logits.shape[1] == 8
+    (tmp_path / "generation_config.json").unlink()
+    config = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path).generation_config
+    assert (config.refine_iters, config.autoregressive, config.max_length) == (1, True, 27)
 
 
 def test_generate_leaves_the_generation_configuration_of_the_model_alone(reader, words):

@@ -13,7 +13,7 @@ from hub_server import TOKEN, running_hub
 from huggingface_hub import ModelCard
 from transformers import pipeline
 
-from clip4str_hf import Clip4STRForSceneTextRecognition, default_checkpoint
+from clip4str_hf import Clip4STRForSceneTextRecognition, default_checkpoint, sharing
 from clip4str_hf.sharing import complete_copy, list_files, problems_of_card, push
 
 
@@ -320,11 +320,17 @@ def test_without_a_token_nothing_is_pushed(hub, copy, monkeypatch):
     assert "me/not-mine" not in hub.repositories
 
 
+def test_an_interpreter_that_dies_without_a_word_is_a_message(copy, monkeypatch):
+    monkeypatch.setattr(sharing.subprocess, "run", lambda *a, **kw: subprocess.CompletedProcess(a, -9, "", ""))
+    with pytest.raises(ValueError, match="cannot be read with it: the interpreter ended with status -9"):
+        sharing.read_as_stranger(copy, "word.png")
+
+
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"decoder_layers": 2}, "weights of .* do not fit .*missing_keys"),
-        ({"max_label_length": 10}, "cannot be loaded: .*mismatched"),
+        ({"decoder_layers": 2}, "weights do not fit .*missing_keys"),
+        ({"max_label_length": 10}, "cannot be loaded .*mismatched"),
         ({"charset": "ab"}, "cannot be loaded"),
     ],
 )

@@ -156,6 +156,15 @@ def test_a_long_charset_and_a_base_model_in_a_card():
     assert reader_card(model, "base", "me/base").data.base_model is None
 
 
+def test_a_card_tells_of_the_branches_that_are_there():
+    both = reader_card(tiny_model(), "both").text
+    assert "a cross-modal branch reads" in both and "| text tower | " in both and "| decoders | one for each" in both
+    one = reader_card(tiny_model(cross_modal_loss_weight=0.0), "one").text
+    assert "cross-modal" not in one and "text tower" not in one and "| decoder | one, of depth" in one
+    tables = [re.search(r"\| \| \|\n((?:\|.*\n)+)\n", text)[1].count("\n") for text in (both, one)]
+    assert tables == [7, 6]
+
+
 def test_published_results_are_kept_beside_measured_ones():
     card = ModelCard.load(CARDS / "clip4str-b16-real.md")
     published = card.data.eval_results[:]

@@ -5,6 +5,7 @@ import csv
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +13,12 @@ import pytest
 from conftest import tiny_model
 from datasets import Dataset, Image
 from PIL import Image as PILImage
-from transformers import CLIPConfig, CLIPModel, ImageTextToTextPipeline, pipeline
+from transformers import CLIPConfig, CLIPModel, GenerationConfig, ImageTextToTextPipeline, pipeline
 from transformers.pipelines.pt_utils import KeyDataset
 
 import clip4str_hf
 from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRPipeline, Clip4STRProcessor, default_checkpoint
+from clip4str_hf.reading import load_reader
 
 
 WORDS = Path(__file__).parent / "data" / "words"
@@ -111,6 +113,32 @@ def test_a_processor_that_does_not_fit_is_refused():
     model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
     with pytest.raises(ValueError, match=rf"does not fit this model's .*{re.escape(str(model.config.image_size))}"):
         pipeline("image-to-text", model=model, processor=wrong)
+
+
+def test_images_of_another_size_are_treated_as_before(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    Clip4STRProcessor.from_config(model.config, image_mean=[0.5] * 3, clean_labels=True).save_pretrained(tmp_path)
+    wider = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path, image_size=[32, 96])
+    images = pipeline("image-to-text", model=wider).processor.image_processor
+    assert images.size == {"height": 32, "width": 96} and list(images.image_mean) == [0.5] * 3
+    model, processor = load_reader(tmp_path, image_size=[32, 96])
+    assert processor.image_processor.size == {"height": 32, "width": 96} and processor.tokenizer.clean_labels
+
+
+def test_a_reader_of_longer_texts_is_saved_with_its_processor(tmp_path):
+    model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
+    model.resize_charset(max_label_length=40)
+    pipeline("image-to-text", model=model).save_pretrained(tmp_path)
+    assert Clip4STRProcessor.from_pretrained(tmp_path)(text="a" * 40)["labels"]
+
+
+def test_a_generation_configuration_is_taken_without_a_warning(reader, caplog):
+    given = GenerationConfig(max_new_tokens=3)
+    with caplog.at_level("WARNING"), warnings.catch_warnings(action="error"):
+        (reading,) = reader(FILES[0], generation_config=given)
+    assert len(reading["generated_text"]) == 3 and not given.return_dict_in_generate
+    assert not caplog.records
 
 
 def test_a_reader_whose_characters_were_changed_reads_them():

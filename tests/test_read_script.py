@@ -132,6 +132,14 @@ def test_weights_that_were_cut_off_are_a_message(checkpoint, images, tmp_path):
     assert "cut cannot be loaded on cpu" in found.stderr and "Traceback" not in found.stderr
 
 
+def test_weights_that_are_missing_are_a_message(reader, checkpoint, images, tmp_path):
+    shutil.copytree(checkpoint, tmp_path / "part")
+    config = json.loads((tmp_path / "part" / "config.json").read_text())
+    (tmp_path / "part" / "config.json").write_text(json.dumps(config | {"decoder_layers": 2}))
+    with pytest.raises(ValueError, match="part cannot be loaded on cpu: its weights do not fit its .*missing_keys"):
+        load_reader(tmp_path / "part")
+
+
 def test_a_list_names_the_images(checkpoint, images, tmp_path):
     files = [str(images / name) for name in ("d.png", "größer/字.png", "nothing.png", "mit Leerzeichen.png")]
     (tmp_path / "list.txt").write_text("\n".join(files), encoding="utf-8")
@@ -141,11 +149,12 @@ def test_a_list_names_the_images(checkpoint, images, tmp_path):
     assert found.returncode == 1 and found.stderr.startswith(files[2])
     listed = subprocess.run(
         [sys.executable, str(SCRIPT), "--model", checkpoint, "--files-from", "-"],
-        input=os.fsencode(images / "a.jpg") + b"\nna\xffme.webp\n",
+        input=os.fsencode(images / "a.jpg") + b"\nna\xffme.webp\n\n",
         capture_output=True,
         env=os.environ | {"PYTHONIOENCODING": "utf-8"},
     )
     assert listed.returncode == 1 and listed.stdout.startswith(os.fsencode(images / "a.jpg"))
+    assert len(listed.stderr.splitlines()) == 1  # an empty line names no file
     assert "absent.txt" in read("--model", checkpoint, "--files-from", tmp_path / "absent.txt").stderr
 
 

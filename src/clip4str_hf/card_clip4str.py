@@ -20,8 +20,12 @@ READER_CARD = """---
 
 # {{ name }}
 
-Reads the word in an image, as [CLIP4STR](https://arxiv.org/abs/2305.14014) does: a visual branch predicts a text, and
+Reads the word in an image
+{%- if config.cross_modal_loss_weight %}, as [CLIP4STR](https://arxiv.org/abs/2305.14014) does: a visual branch \
+predicts a text, and
 a cross-modal branch reads the image and that prediction together.
+{%- else %} with the visual branch of [CLIP4STR](https://arxiv.org/abs/2305.14014) alone.
+{%- endif %}
 {%- if base_model %} Made from [{{ base_model }}](https://huggingface.co/{{ base_model }}).{% endif %}
 
 ```python
@@ -40,9 +44,12 @@ The code of the model is in this repository: Transformers, PyTorch and Pillow ar
 | parameters | {{ "{:,}".format(parameters) }} |
 | images | {{ config.image_size | join(" x ") }} pixels (height x width), patches of {{ vision.patch_size }} |
 | image tower | {{ vision.num_hidden_layers }} layers of width {{ vision.hidden_size }} |
+{%- if config.cross_modal_loss_weight %}
 | text tower | {{ text.num_hidden_layers }} layers of width {{ text.hidden_size }}, \
 captions of up to {{ config.caption_context_length }} tokens |
-| decoders | one for each branch, of depth {{ config.decoder_layers }} and width {{ config.hidden_size }} |
+{%- endif %}
+| {{ "decoders | one for each branch," if config.cross_modal_loss_weight else "decoder | one," }} \
+of depth {{ config.decoder_layers }} and width {{ config.hidden_size }} |
 | texts | up to {{ config.max_label_length }} of the {{ config.charset | length }} characters below |
 
 ```text

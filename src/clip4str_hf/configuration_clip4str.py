@@ -160,7 +160,7 @@ class Clip4STRConfig(PreTrainedConfig):
         self.confidence_temperature = confidence_temperature
         # The token ids follow from the character set; saved files repeat them for other readers of the file only.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
-        if not _is_remote_code():
+        if not is_remote_code():
             # Where the package is installed its code is used, and `pipeline` need not ask for trust in another.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__init__(**kwargs | ids)
@@ -196,7 +196,7 @@ class Clip4STRConfig(PreTrainedConfig):
     def save_pretrained(self, save_directory, **kwargs):
         """Writes `config.json` and the code of the model; see `PreTrainedConfig.save_pretrained`."""
         super().save_pretrained(save_directory, **kwargs)
-        if not _is_remote_code():
+        if not is_remote_code():
             self.__dict__.pop("auto_map", None)  # set on the way, and no field of this configuration
 
     @classmethod
@@ -316,7 +316,8 @@ def joins_neighbours(character: str) -> bool:
     )
 
 
-def _is_remote_code() -> bool:
+def is_remote_code() -> bool:
+    """Whether this code was loaded with a checkpoint, in place of the package."""
     return __name__.startswith("transformers_modules")
 
 

@@ -12,6 +12,8 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_map
 from transformers import DynamicCache, GenerationConfig, GenerationMixin, LogitsProcessorList
+from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled
+from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import ModelOutput
 
 
@@ -39,6 +41,7 @@ UNSUPPORTED_OPTIONS = {
     "watermarking_config": (None,),
     "cache_implementation": (None,),
     "output_hidden_states": (None, False),
+    "output_logits": (None, False),
 }
 
 
@@ -135,10 +138,16 @@ class Clip4STRGenerationMixin(GenerationMixin):
         ids = {name: getattr(self.config, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
         return ids | {"decoder_start_token_id": self.config.bos_token_id}
 
+    def _shares_parameters(self) -> bool:
+        """Whether processes must call all parts equally often, because each holds some of the parameters only."""
+        if torch.compiler.is_compiling() or not (is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)):
+            return False
+        return torch.distributed.get_world_size() > 1
+
     @torch.no_grad()
     def generate(
         self,
-        pixel_values: torch.FloatTensor,
+        inputs: torch.FloatTensor | None = None,
         generation_config: GenerationConfig | None = None,
         logits_processor: LogitsProcessorList | None = None,
         prefix_allowed_tokens_fn: Callable[[int, torch.Tensor], list[int]] | None = None,
@@ -150,8 +159,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
         refine what they read.
 
         Args:
-            pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
-                Images as the processor makes them.
+            inputs (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
+                Images as the processor makes them; also by their own name, `pixel_values`.
             generation_config (`GenerationConfig`, *optional*):
                 Options in place of the model's own; any of them may also be given by name:
 
@@ -173,7 +182,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 From the index in the batch and the ids so far to the ids that may follow (a pattern, a lexicon). It is
                 not asked about texts that have ended.
             synced_gpus (`bool`, *optional*):
-                Whether to run all steps, so that processes that share the parameters stay together.
+                Whether to run all steps, so that processes that share the parameters stay together. Defaults to
+                whether they do (FSDP, DeepSpeed ZeRO-3).
 
         Returns:
             `sequences`, or a [`Clip4STRGenerateOutput`] with `return_dict_in_generate=True`.
@@ -182,8 +192,11 @@ class Clip4STRGenerationMixin(GenerationMixin):
             ValueError: for options of other decodings (beams, sampling, ...), unknown ones and wrong values, or
                 without any image.
         """
-        if len(pixel_values) == 0:
-            raise ValueError(f"pixel_values of shape {tuple(pixel_values.shape)} hold no image.")
+        pixel_values = kwargs.pop("pixel_values", None) if inputs is None else inputs
+        if pixel_values is None or len(pixel_values) == 0:
+            found = "None" if pixel_values is None else f"of shape {tuple(pixel_values.shape)}"
+            raise ValueError(f"pixel_values {found} hold no image.")
+        synced_gpus = self._shares_parameters() if synced_gpus is None else synced_gpus
         kwargs.pop("labels", None)  # Seq2SeqTrainer hands over the whole batch
         self._complete_generation_config()
         if prefix_allowed_tokens_fn is not None:
@@ -389,6 +402,17 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _sequences(self, tokens):
         return nn.functional.pad(_pad_after_end(tokens, self.config), (1, 0), value=self.config.bos_token_id)
+
+    def compute_transition_scores(self, *args, **kwargs):
+        """Is of other decodings.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError(
+            "What each character is worth is in `Clip4STRProcessor.post_process_text_recognition`, and a word in "
+            "`confidence` of the output."
+        )
 
     def _positions(self, config):
         """Characters to predict, the end token included."""

@@ -188,8 +188,8 @@ class Clip4STRDecoder(nn.Module):
         features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple] | list[tuple[torch.Tensor, torch.Tensor]]:
         """
-        Reads a memory, or, of `features` alone, makes one: what gathers or moves parameters (FSDP, device maps) does
-        so around `forward`.
+        Reads a memory, or, of `features` alone, makes one: what gathers or moves parameters (FSDP, device maps, of
+        which both decoders need one device) does so around `forward`.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, length)`):
@@ -331,6 +331,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         if not trained or "cross_modal_loss_weight" in kwargs:
             # Whatever was saved: a branch that is trained no longer does not answer, and one that is again does.
             model.generation_config.visual_only = not trained
+        model._complete_generation_config()
         return loaded
 
     @classmethod
@@ -386,6 +387,15 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def get_input_embeddings(self) -> nn.Module:
         return self.vision_tower.get_input_embeddings()
+
+    def resize_token_embeddings(self, *args, **kwargs):
+        """
+        Is of models whose vocabulary is a number.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("The vocabulary follows from the characters: `resize_charset` changes them.")
 
     def resize_charset(
         self,
@@ -475,8 +485,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 in evaluation mode always the same.
 
         Returns:
-            [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by the model's generation
-            configuration), with labels the permuted-language-modelling loss of both branches.
+            [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by what the generation
+            configuration says of branches, refinements and length; its logits processors are `generate`'s), with
+            labels the permuted-language-modelling loss of both branches.
 
         Raises:
             ValueError: if images or labels are not of the shapes above, or attentions are asked of another
@@ -493,7 +504,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def _read_logits(self, pixel_values, output_attentions):
         self._complete_generation_config()
-        reading = self.read(pixel_values, self.generation_config, output_attentions=output_attentions)
+        options = {"output_attentions": output_attentions, "stop_early": not self._shares_parameters()}
+        reading = self.read(pixel_values, self.generation_config, **options)
         return Clip4STROutput(
             logits=reading.logits,
             visual_logits=reading.visual_logits,

@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The `image-to-text` pipeline."""
 
+import copy
 from collections.abc import Sequence
 
 from transformers import Pipeline
 
+from .configuration_clip4str import is_remote_code
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
@@ -21,8 +23,8 @@ class Clip4STRPipeline(Pipeline):
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
         processor ([`Clip4STRProcessor`], *optional*):
-            By default that of the folder or repository the model was loaded from, or one made from its configuration,
-            where that no longer fits.
+            By default that of the folder or repository the model was loaded from, with the characters and the size
+            that the model has now.
         tokenizer ([`Clip4STRTokenizer`]), image_processor ([`Clip4STRImageProcessor`]) (*optional*):
             In place of those of the processor.
 
@@ -115,8 +117,12 @@ class Clip4STRPipeline(Pipeline):
             raise ValueError(f"An input holds {len(inputs.pixel_values)} images: give one image each, in a flat list.")
         return inputs
 
-    def _forward(self, model_inputs, **generate_kwargs):
-        outputs = self.model.generate(**model_inputs, **{**generate_kwargs, "return_dict_in_generate": True})
+    def _forward(self, model_inputs, generation_config=None, **generate_kwargs):
+        options = {"return_dict_in_generate": True}
+        if generation_config is not None:  # transformers warns of options beside one
+            options = {"generation_config": copy.deepcopy(generation_config)}
+            options["generation_config"].return_dict_in_generate = True
+        outputs = self.model.generate(**model_inputs, **generate_kwargs | options)
         return {"logits": outputs.logits}
 
     def postprocess(self, model_outputs):
@@ -128,26 +134,21 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
     source = model.config.name_or_path
     if not source:
         return Clip4STRProcessor.from_config(model.config)
+    # Code that came with the model has been trusted already.
+    trust = {"trust_remote_code": True} if is_remote_code() else {}
     try:
-        processor = Clip4STRProcessor.from_pretrained(source, **model.loaded_from)
+        processor = Clip4STRProcessor.from_pretrained(source, **trust, **model.loaded_from)
     except OSError as error:
         raise OSError(
             f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
         ) from error
-    if _fits(processor, model.config):
-        return processor
-    # The model has got other characters or images since it was loaded.
-    images = processor.image_processor if _same_size(processor, model.config) else None
-    return Clip4STRProcessor.from_config(model.config, images, processor.tokenizer)
+    # The model may have got other characters or images since it was saved.
+    return Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
 
 
 def _fits(processor, config) -> bool:
-    return processor.tokenizer.charset == config.charset and _same_size(processor, config)
-
-
-def _same_size(processor, config) -> bool:
     size = processor.image_processor.size
-    return [size.height, size.width] == list(config.image_size)
+    return processor.tokenizer.charset == config.charset and [size.height, size.width] == list(config.image_size)
 
 
 def _refuse_prompt(text):

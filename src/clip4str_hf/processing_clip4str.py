@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clip4STR processor: image and label in, text and scores out."""
 
+import copy
 import math
 import os
 from collections.abc import Sequence
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import torch
 from transformers import AutoImageProcessor, BatchFeature
+from transformers.image_utils import SizeDict
 from transformers.processing_utils import ProcessingKwargs, ProcessorMixin, TextKwargs
 
 from .card_clip4str import has_card
@@ -76,7 +78,8 @@ class Clip4STRProcessor(ProcessorMixin):
             config ([`Clip4STRConfig`]):
                 The model's.
             image_processor ([`Clip4STRImageProcessor`], *optional*):
-                One to keep, such as that of the reader before `resize_charset`.
+                One whose treatment of images is kept, such as that of the reader before `resize_charset`: a copy of
+                it, of the size that the model needs.
             tokenizer ([`Clip4STRTokenizer`], *optional*):
                 One whose treatment of labels is kept: `clean_labels`, `normalize_unicode`, `remove_whitespace`.
             kwargs:
@@ -89,11 +92,14 @@ class Clip4STRProcessor(ProcessorMixin):
         names = ("clean_labels", "normalize_unicode", "remove_whitespace")
         options = {} if tokenizer is None else {name: getattr(tokenizer, name) for name in names}
         options |= {name: kwargs.pop(name) for name in names if name in kwargs}
+        height, width = config.image_size
         if image_processor is None:
-            height, width = config.image_size
             image_processor = Clip4STRImageProcessor(size={"height": height, "width": width}, **kwargs)
         elif kwargs:
             raise ValueError(f"image_processor is kept as it is, {sorted(kwargs)} are for a new one.")
+        else:
+            image_processor = copy.deepcopy(image_processor)
+            image_processor.size = SizeDict(height=height, width=width)
         sizes = {"charset": config.charset, "max_label_length": config.max_label_length}
         return cls(image_processor, Clip4STRTokenizer(**sizes, **options))
 

@@ -38,15 +38,21 @@ def load_reader(
         name (`str` or `os.PathLike`): folder or Hub id.
         device (`str`, *optional*, defaults to `"cpu"`): where the model goes.
         kwargs: of `from_pretrained` of the model, `dtype=`, ..; those that say where the files are, such as
-            `revision=`, go to the processor too.
+            `revision=`, go to the processor too, which follows the model's characters and image size.
 
     Raises:
-        ValueError: if there is no such reader or device, with the reason.
+        ValueError: if there is no such reader or device, or weights are missing or left over, with the reason.
     """
     hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if argument in kwargs}
     try:
-        model = Clip4STRForSceneTextRecognition.from_pretrained(name, **kwargs).to(device)
-        return model, Clip4STRProcessor.from_pretrained(name, **hub)
+        model, report = Clip4STRForSceneTextRecognition.from_pretrained(name, output_loading_info=True, **kwargs)
+        # transformers starts missing weights from nothing, and says so in a log that scripts turn off.
+        wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
+        if wrong:
+            raise ValueError(f"its weights do not fit its configuration: {wrong}")
+        saved = Clip4STRProcessor.from_pretrained(name, **hub)
+        processor = Clip4STRProcessor.from_config(model.config, saved.image_processor, saved.tokenizer)
+        return model.to(device), processor
     except (AssertionError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         # AssertionError: torch without CUDA
         raise ValueError(f"{name} cannot be loaded on {device}: {error}") from error

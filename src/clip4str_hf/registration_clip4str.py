@@ -38,7 +38,8 @@ class ImageTextToTextRouter(ImageTextToTextPipeline):
             # It could not be loaded before, and is needed: fail with the reason.
             if not model.config.name_or_path:
                 raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
-            processor = AutoProcessor.from_pretrained(model.config.name_or_path)
+            commit = getattr(model.config, "_commit_hash", None)  # not another revision than the model's
+            processor = AutoProcessor.from_pretrained(model.config.name_or_path, revision=commit)
         return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 
 

@@ -12,14 +12,12 @@ from pathlib import Path
 from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image, ImageDraw, ImageFont
-from safetensors import SafetensorError
 
 # The client of huggingface_hub: the package behind it differs from one version to the next.
 from transformers.image_utils import httpx
 
 from .card_clip4str import MISSING, NO_REPO
-from .modeling_clip4str import Clip4STRForSceneTextRecognition
-from .processing_clip4str import Clip4STRProcessor
+from .reading import load_reader
 
 
 # Reads as one who has the folder and Transformers, but not this package.
@@ -55,16 +53,7 @@ def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: s
     if not Path(card).exists():
         raise ValueError(f"There is no card {card}: scripts/evaluate.py --card makes one, with measured results.")
     text = Path(card).read_text(encoding="utf-8")
-    try:
-        model, report = Clip4STRForSceneTextRecognition.from_pretrained(
-            folder, output_loading_info=True, local_files_only=True
-        )
-        processor = Clip4STRProcessor.from_pretrained(folder, local_files_only=True)
-    except (OSError, RuntimeError, SafetensorError, ValueError) as error:
-        raise ValueError(f"{folder} cannot be loaded: {error}") from error
-    wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
-    if wrong:
-        raise ValueError(f"The weights of {folder} do not fit its configuration: {wrong}.")
+    model, processor = load_reader(folder, local_files_only=True)
     model.save_pretrained(copy)
     processor.save_pretrained(copy)
     Path(copy, "README.md").write_text(text.replace(NO_REPO, repo_id), encoding="utf-8")
@@ -89,7 +78,7 @@ def problems_of_card(card: ModelCard) -> list[str]:
 
 def read_as_stranger(folder: str | os.PathLike, image: str | os.PathLike) -> dict:
     """
-    Reads an image in a fresh interpreter that has no access to this package or to the network.
+    Reads an image in a fresh interpreter that has no access to this package or to the Hub.
 
     Returns:
         `dict`: `generated_text` and `score`.
@@ -105,7 +94,8 @@ def read_as_stranger(folder: str | os.PathLike, image: str | os.PathLike) -> dic
             env=os.environ | {"HF_MODULES_CACHE": cache, "HF_HUB_OFFLINE": "1"},
         )
     if run.returncode:
-        raise ValueError(f"{image} cannot be read with it: {run.stderr.strip().splitlines()[-1]}")
+        said = run.stderr.strip().splitlines() or [f"the interpreter ended with status {run.returncode}"]
+        raise ValueError(f"{image} cannot be read with it: {said[-1]}")
     return json.loads(run.stdout.splitlines()[-1])
 
 
