@@ -187,9 +187,11 @@ def test_captions_keep_letters_and_digits_of_the_charset_unless_told_otherwise()
 
 def test_the_processor_keeps_what_is_about_images():
     image_processor = Clip4STRImageProcessor(size={"height": 32, "width": 64}, image_mean=[0.5] * 3)
-    config = tiny_config(charset="xyz", max_label_length=4)
+    config = tiny_config(charset="xyz", max_label_length=4, image_size=[32, 96])
     processor = Clip4STRProcessor.from_config(config, image_processor)
-    assert processor.image_processor is image_processor
+    sized = {"size": {"height": 32, "width": 96}}
+    assert processor.image_processor.to_dict() == image_processor.to_dict() | sized
+    assert image_processor.size == {"height": 32, "width": 64}
     assert (processor.tokenizer.charset, processor.tokenizer.max_label_length) == ("xyz", 4)
     with pytest.raises(ValueError, match=r"\['image_mean'\] are for a new one"):
         Clip4STRProcessor.from_config(config, image_processor, image_mean=[0.5] * 3)
