@@ -35,7 +35,8 @@ def test_each_step_is_what_generate_reads_with_as_many_refinements(reader, name)
         assert step.visual["text"] == processor.batch_decode(visual.sequences)[0]
         assert step.visual["score"] == pytest.approx(visual.confidence.item(), rel=1e-4)
     assert steps[0].cross_modal["score"] != steps[1].cross_modal["score"]
-    assert maps.shape == (len(steps[-1].cross_modal["text"]), 4, 16)
+    rows, columns = (side // model.config.vision_config.patch_size for side in model.config.image_size)
+    assert maps.shape == (len(steps[-1].cross_modal["text"]), rows, columns)
 
 
 def test_the_cross_modal_branch_is_shown_even_of_a_reader_that_goes_without(reader):
