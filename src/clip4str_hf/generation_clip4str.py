@@ -224,6 +224,18 @@ class Clip4STRGenerationMixin(GenerationMixin):
             output.scores, output.visual_scores = output.logits.unbind(1), output.visual_logits.unbind(1)
         return output
 
+    def compute_transition_scores(self, *args, **kwargs):
+        """
+        Is of other decodings.
+
+        Raises:
+            NotImplementedError: always; the message says where confidences are.
+        """
+        raise NotImplementedError(
+            "What each character is worth is in `Clip4STRProcessor.post_process_text_recognition`, and a word in "
+            "`confidence` of the output."
+        )
+
     def read(
         self,
         pixel_values: torch.FloatTensor,
@@ -402,17 +414,6 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _sequences(self, tokens):
         return nn.functional.pad(_pad_after_end(tokens, self.config), (1, 0), value=self.config.bos_token_id)
-
-    def compute_transition_scores(self, *args, **kwargs):
-        """Is of other decodings.
-
-        Raises:
-            NotImplementedError: always.
-        """
-        raise NotImplementedError(
-            "What each character is worth is in `Clip4STRProcessor.post_process_text_recognition`, and a word in "
-            "`confidence` of the output."
-        )
 
     def _positions(self, config):
         """Characters to predict, the end token included."""

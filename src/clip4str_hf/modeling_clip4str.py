@@ -486,7 +486,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
         Returns:
             [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by what the generation
-            configuration says of branches, refinements and length; its logits processors are `generate`'s), with
+            configuration says of branches, refinements and length; logits processors apply in `generate` alone), with
             labels the permuted-language-modelling loss of both branches.
 
         Raises:
