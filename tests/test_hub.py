@@ -329,7 +329,7 @@ def test_an_interpreter_that_dies_without_a_word_is_a_message(copy, monkeypatch)
 @pytest.mark.parametrize(
     "change, message",
     [
-        ({"decoder_layers": 2}, "weights do not fit .*missing_keys"),
+        ({"decoder_layers": 3}, "weights do not fit .*missing_keys"),
         ({"max_label_length": 10}, "cannot be loaded .*mismatched"),
         ({"charset": "ab"}, "cannot be loaded"),
     ],
