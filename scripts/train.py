@@ -61,6 +61,10 @@ class ModelArguments:
         default_factory=list,
         metadata={"help": "height and width of the images, if others than the reader's: wider ones for longer texts"},
     )
+    do_align_long_axis: bool | None = field(
+        default=None,
+        metadata={"help": "turn tall images to the left before they are squashed (default: as the reader)"},
+    )
     visual_only: bool | None = field(
         default=None,
         metadata={"help": "train and read with the visual branch alone, without text tower (default: as the reader)"},
@@ -151,6 +155,13 @@ def has_bf16(use_cpu: bool) -> bool:
 
 
 def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
+    model, processor = choose_reader(arguments)
+    if arguments.do_align_long_axis is not None:
+        processor.image_processor.do_align_long_axis = arguments.do_align_long_axis
+    return model, processor
+
+
+def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     texts = text_options(arguments)
     options = {}
     if arguments.visual_only is not None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Column supervision: a letter's label stands at the column it is drawn in, and the loss teaches the image tower."""
 
+import copy
+
 import pytest
 import torch
 from PIL import Image
@@ -29,6 +31,14 @@ def test_labels_stand_at_the_columns_of_the_letters(processor):
         [-100] * 8,
     ]
     assert inputs["labels"].shape[0] == inputs["pixel_values"].shape[0] == 3
+
+
+def test_a_word_that_is_turned_has_no_columns(processor):
+    aligning = copy.deepcopy(processor)
+    aligning.image_processor.do_align_long_axis = True
+    tall = {"image": Image.new("RGB", (16, 64)), "text": "aB", "letter_positions": [0.4, 0.6]}
+    columns = DataCollatorForColumnSupervision(aligning, num_columns=8)([tall, row("7", [1.0])])["column_labels"]
+    assert (columns[0] == -100).all() and (columns[1] >= 0).any()
 
 
 def test_words_of_a_validation_have_no_columns(processor):

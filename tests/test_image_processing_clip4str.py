@@ -53,6 +53,20 @@ def test_resizing_is_bit_equal_to_pillow(size):
     same(np.asarray(image), image)
 
 
+def test_tall_images_are_turned_to_the_left_where_the_reader_wants_it(word, tmp_path):
+    tall, limit = word.resize((20, 31)), word.resize((20, 30))
+    turned = tall.transpose(Image.Transpose.ROTATE_90)
+    same(tall, tall)
+    same(tall, turned, do_align_long_axis=True)
+    same(limit, limit, do_align_long_axis=True)
+    same(word, word, do_align_long_axis=True)
+    Clip4STRImageProcessor(do_align_long_axis=True).save_pretrained(tmp_path)
+    saved = AutoImageProcessor.from_pretrained(tmp_path)
+    np.testing.assert_array_equal(saved([tall, limit])["pixel_values"], saved([turned, limit])["pixel_values"])
+    assert saved.is_turned(31, 20) and not saved.is_turned(30, 20)
+    assert not Clip4STRImageProcessor().is_turned(31, 20)
+
+
 @pytest.mark.parametrize("mean, std", [(OPENAI_CLIP_MEAN, OPENAI_CLIP_STD), ([0.5] * 3, [0.5] * 3)])
 def test_pixels_are_normalised_by_clips_numbers_or_by_others(word, mean, std):
     given = {} if mean is OPENAI_CLIP_MEAN else {"image_mean": mean, "image_std": std}

@@ -1,9 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a word came to be read, step by step."""
 
+import copy
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from clip4str_hf import Clip4STRForSceneTextRecognition, Clip4STRProcessor, default_checkpoint
@@ -37,6 +39,23 @@ def test_each_step_is_what_generate_reads_with_as_many_refinements(reader, name)
     assert steps[0].cross_modal["score"] != steps[1].cross_modal["score"]
     rows, columns = (side // model.config.vision_config.patch_size for side in model.config.image_size)
     assert maps.shape == (len(steps[-1].cross_modal["text"]), rows, columns)
+
+
+def test_maps_of_a_word_that_was_turned_are_turned_back(reader):
+    model, processor = reader
+    aligning = copy.deepcopy(processor)
+    aligning.image_processor.do_align_long_axis = True
+    with Image.open(WORDS / "word_2083.webp") as image:
+        upright, tall = image.convert("RGB"), image.convert("RGB").transpose(Image.Transpose.ROTATE_270)
+    steps, maps = read_in_steps(upright, model, aligning)
+    turned_steps, turned_maps = read_in_steps(tall, model, aligning)
+    assert turned_steps[-1].cross_modal["text"] == steps[-1].cross_modal["text"] == "Pharmacy"
+    torch.testing.assert_close(turned_maps, maps.rot90(-1, (1, 2)))
+    pixels = aligning(images=tall, return_tensors="pt").pixel_values
+    outputs = model.generate(pixels, return_dict_in_generate=True, output_attentions=True)
+    (of_pixels,) = aligning.post_process_attentions(outputs, target_sizes=[(tall.height, tall.width)])
+    heights = of_pixels.sum(2) @ torch.arange(float(tall.height)) / of_pixels.sum((1, 2))
+    assert of_pixels.shape[1:] == (tall.height, tall.width) and (heights.diff() > 0).all()  # downwards
 
 
 def test_the_cross_modal_branch_is_shown_even_of_a_reader_that_goes_without(reader):

@@ -124,10 +124,12 @@ def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
     Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
     Clip4STRProcessor.from_config(config, image_mean=[0.5] * 3).save_pretrained(tmp_path / "reader")
     options = ["--model_name_or_path", tmp_path / "reader", "--image_size", "32", "96", *RENDERED]
+    options += ["--do_align_long_axis", "True"]
     train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
     model, processor = load_reader(tmp_path / "out")
     assert model.config.image_size == [32, 96]
     assert processor.image_processor.size == {"height": 32, "width": 96}
+    assert processor.image_processor.do_align_long_axis
     assert list(processor.image_processor.image_mean) == [0.5] * 3
     assert weights(tmp_path / "out").keys() == weights(tmp_path / "reader").keys()
     with pytest.raises(AssertionError, match=r"image_size=\[32, 99\] must be \[height, width\], both multiples of"):

@@ -12,14 +12,34 @@ from transformers import CLIPImageProcessorPil
 
 # The client of `load_image`: the package behind it differs from one huggingface_hub to the next.
 from transformers.image_utils import ChannelDimension, httpx, is_valid_image
+from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
+
+
+# A word beyond it stands upright or is a single narrow character.
+TALL_RATIO = 1.5
+
+
+class Clip4STRImageProcessorKwargs(ImagesKwargs, total=False):
+    """
+    Adds to the arguments of every image processor:
+
+    Attributes:
+        do_align_long_axis (`bool`, *optional*):
+            Whether images more than 1.5 times as high as wide are turned by 90 degrees to the left before they are
+            squashed, so that a vertical word keeps its letters apart. A reader must have been trained so, as the one
+            of this package was; those of the paper were not.
+    """
+
+    do_align_long_axis: bool
 
 
 class Clip4STRImageProcessor(CLIPImageProcessorPil):
     r"""
     Image processor of a [`Clip4STRForSceneTextRecognition`] (arXiv 2305.14014). It is CLIP's, except that
 
-    - an image is squashed to `size`: bicubic, without keeping the aspect ratio, without centre crop;
+    - an image is squashed to `size`: bicubic, without keeping the aspect ratio, without centre crop; with
+      `do_align_long_axis=True` one more than 1.5 times as high as wide is turned by 90 degrees to the left first;
     - it is always the Pillow form, bit-equal to `Image.resize` with or without torchvision, because the released
       models were trained on such pixels;
     - more images are read, and they are read the same wherever they come from.
@@ -46,6 +66,12 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
     size = {"height": 224, "width": 224}
     default_to_square = True
     do_center_crop = False
+    do_align_long_axis = False
+    valid_kwargs = Clip4STRImageProcessorKwargs
+
+    def is_turned(self, height: int, width: int) -> bool:
+        """Whether an image of this size in pixels is turned to the left before it is squashed."""
+        return self.do_align_long_axis and is_tall(height, width)
 
     def fetch_images(self, images) -> list:
         """
@@ -85,6 +111,11 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             prepared.append(np.moveaxis(np.asarray(rgb), -1, 0))
         return prepared
 
+    def _preprocess(self, images: list[np.ndarray], *args, do_align_long_axis: bool, **kwargs):
+        if do_align_long_axis:
+            images = [np.rot90(image, axes=(1, 2)) if is_tall(*image.shape[1:]) else image for image in images]
+        return super()._preprocess(images, *args, **kwargs)
+
     def _standardize_kwargs(self, *args, **kwargs) -> dict:
         kwargs = super()._standardize_kwargs(*args, **kwargs)
         size = kwargs["size"]
@@ -99,6 +130,11 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
                 "and images of floats are read as 8-bit too."
             )
         return kwargs
+
+
+def is_tall(height: int, width: int) -> bool:
+    """Whether an image of this size is so high that a word in it is likely to be vertical."""
+    return height > TALL_RATIO * width
 
 
 def _flatten(images) -> list:

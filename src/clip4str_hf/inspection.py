@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from .image_processing_clip4str import to_rgb
 from .metrics.analysis import confused_characters
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
@@ -37,13 +38,15 @@ def read_in_steps(
     Returns:
         `(steps, maps)`: `refine_iters + 1` steps, of which the last cross-modal text is the answer, and the map of
         each of its characters, of shape `(characters, patch rows, patch columns)`, see
-        [`~Clip4STRProcessor.post_process_attentions`].
+        [`~Clip4STRProcessor.post_process_attentions`]; turned back where the image was turned to be read.
 
     Raises:
         ValueError: if the image cannot be read, the number is negative or the attention is not eager.
     """
     if refine_iters < 0:
         raise ValueError(f"refine_iters={refine_iters} must be at least 0.")
+    (image,) = processor.image_processor.fetch_images(image)
+    image = to_rgb(image)
     pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(model.device, model.dtype)
     steps = []
     # Each number of refinements from the start: a single word is read in no time, and `generate` stays what it is.
@@ -60,7 +63,10 @@ def read_in_steps(
         words = (processor.post_process_text_recognition(of) for of in (visual_logits, outputs.logits))
         steps.append(Step(*(word for (word,) in words)))
     branch = "visual" if outputs.cross_attentions is None else "cross_modal"
-    return steps, processor.post_process_attentions(outputs, branch)[0]
+    (maps,) = processor.post_process_attentions(outputs, branch)
+    if processor.image_processor.is_turned(image.height, image.width):
+        maps = maps.rot90(-1, (1, 2))
+    return steps, maps
 
 
 def describe_changes(before: str, after: str) -> list[str]:

@@ -228,7 +228,8 @@ class Clip4STRProcessor(ProcessorMixin):
             branch (`str`, *optional*, defaults to `"cross_modal"`):
                 `"cross_modal"`, or `"visual"` for the visual branch and the characters that it read.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*):
-                Height and width of each image in pixels, to which the maps are resized (bilinear).
+                Height and width of each image in pixels, to which the maps are resized (bilinear). Maps of an image
+                that the image processor has turned are turned back.
 
         Returns:
             `list[torch.FloatTensor]`: for each image a map for each character of its text, float32 of shape
@@ -253,7 +254,7 @@ class Clip4STRProcessor(ProcessorMixin):
         # Image tokens come first, and the class token before them.
         maps = attentions[-1].float().mean(1)[:, :, 1 : patches + 1].unflatten(-1, self._grid(patches)).cpu()
         maps = [of_image[: len(word["char_scores"])] for of_image, word in zip(maps, words)]
-        return maps if target_sizes is None else [_resize(*pair) for pair in zip(maps, target_sizes)]
+        return maps if target_sizes is None else [self._resize(*pair) for pair in zip(maps, target_sizes)]
 
     def _grid(self, patches: int) -> tuple[int, int]:
         """Rows and columns of the patches, which are square."""
@@ -264,16 +265,17 @@ class Clip4STRProcessor(ProcessorMixin):
             raise ValueError(f"{patches} patches do not make up images of {size.height} x {size.width} pixels.")
         return rows, columns
 
+    def _resize(self, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+        if not len(maps):  # an empty text, which `interpolate` refuses
+            return maps.new_zeros(0, *size)
+        if self.image_processor.is_turned(*size):
+            maps = maps.rot90(-1, (1, 2))
+        return torch.nn.functional.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]
+
     @property
     def model_input_names(self) -> list[str]:
         """What the model takes of a call's result."""
         return [*self.image_processor.model_input_names, "labels"]
-
-
-def _resize(maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    if not len(maps):  # an empty text, which `interpolate` refuses
-        return maps.new_zeros(0, *size)
-    return torch.nn.functional.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]
 
 
 __all__ = ["Clip4STRProcessor"]

@@ -17,13 +17,11 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .image_processing_clip4str import to_rgb
+from .image_processing_clip4str import Clip4STRImageProcessor, is_tall, to_rgb
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
 
 
-# Height over width from which on a word may run upwards or downwards.
-VERTICAL_RATIO = 1.5
 # Arguments of `from_pretrained` that say where the files are, which the processor's come from too.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
@@ -181,7 +179,7 @@ def _open_items(items, open_item, processor, rotate_vertical) -> list[np.ndarray
     for item in items:
         try:
             image = open_item(item)
-            images = _turns(*processor.image_processor.fetch_images(image)) if rotate_vertical else image
+            images = _turns(image, processor.image_processor) if rotate_vertical else image
             opened.append(processor(images=images, return_tensors="np").pixel_values)
         except Exception as error:
             # The cause says what is wrong with the image; around it stands its place in a batch of one.
@@ -189,12 +187,16 @@ def _open_items(items, open_item, processor, rotate_vertical) -> list[np.ndarray
     return opened
 
 
-def _turns(image) -> list[Image.Image]:
+def _turns(image, image_processor: Clip4STRImageProcessor) -> list[Image.Image]:
     """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
+    (image,) = image_processor.fetch_images(image)
     image = to_rgb(image)
-    if image.height <= VERTICAL_RATIO * image.width:
+    if not is_tall(image.height, image.width):
         return [image]
-    return [image, *(image.transpose(turn) for turn in (Image.Transpose.ROTATE_90, Image.Transpose.ROTATE_270))]
+    turns = [Image.Transpose.ROTATE_270]
+    if not image_processor.do_align_long_axis:  # which turns the image as it is to the left
+        turns.append(Image.Transpose.ROTATE_90)
+    return [image, *map(image.transpose, turns)]
 
 
 def _read_batch(batch, parts, model, post_process, generate_options) -> Iterator[tuple[Any, dict]]:

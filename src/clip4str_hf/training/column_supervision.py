@@ -22,7 +22,7 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
     """
     Adds `column_labels` `(batch_size, num_columns)` to what [`DataCollatorForTextRecognition`] makes: the characters'
     ids where the middle of a letter lies in a column, -100 elsewhere and for words whose `letter_positions` are not
-    known.
+    known, or that the image processor turns.
 
     Args:
         num_columns (`int`): columns of image patches.
@@ -35,10 +35,12 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
         if "letter_positions" not in rows[0]:  # the words of a validation
             return inputs
         columns = torch.full((len(rows), self.num_columns), IGNORE_INDEX)
-        for row, labels, positions in zip(columns, inputs["labels"], (row["letter_positions"] for row in rows)):
-            if positions is not None:
+        for row, column, labels in zip(rows, columns, inputs["labels"]):
+            positions, image = row["letter_positions"], row[self.image_column]
+            # The columns of a word that is turned to be read are not those of its image.
+            if positions is not None and not self.processor.image_processor.is_turned(image.height, image.width):
                 middles = (torch.tensor(positions) * self.num_columns).long().clamp(max=self.num_columns - 1)
-                row[middles] = labels[1 : len(positions) + 1]
+                column[middles] = labels[1 : len(positions) + 1]
         inputs["column_labels"] = columns
         return inputs
 
