@@ -10,6 +10,7 @@ import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
 from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, Seq2SeqTrainingArguments, set_seed
+from transformers.utils import is_torch_bf16_gpu_available
 
 from clip4str_hf import (
     Clip4STRConfig,
@@ -63,11 +64,11 @@ class ModelArguments:
     )
     do_align_long_axis: bool | None = field(
         default=None,
-        metadata={"help": "turn tall images to the left before they are squashed (default: as the reader)"},
+        metadata={"help": "turn tall images to the left before they are squashed; if not given, as the reader does"},
     )
     visual_only: bool | None = field(
         default=None,
-        metadata={"help": "train and read with the visual branch alone, without text tower (default: as the reader)"},
+        metadata={"help": "train and read with the visual branch alone; if not given, as the reader does"},
     )
     num_permutations: int | None = field(
         default=None, metadata={"help": "orderings of the loss, if not the reader's own number; fewer are faster"}
@@ -142,6 +143,8 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
+            # On a CPU it has to be asked for.
+            self.use_cpu = self.use_cpu or (self.bf16 and not is_torch_bf16_gpu_available())
         if not self.predict_with_generate and self.metric_for_best_model == "word_accuracy":
             self.metric_for_best_model = "loss"
         super().__post_init__()
@@ -277,6 +280,8 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
         if augmentation is not None:
             train_words = augment(train_words, augmentation)
             callbacks.append(augmentation)
+    if training.bf16 and training.device.type == "cpu":
+        model.set_attn_implementation("eager")  # the fused attention has a slow backward in bf16 there
     # Each process reads its own part of a stream; batches handed out by one would need labels of one length.
     training.accelerator_config.dispatch_batches = False
     return trainer_class(

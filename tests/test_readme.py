@@ -29,6 +29,8 @@ AT_HAND = {
     "held-out-words.txt": "tests/data/ukrainian_words.txt",
     "my-words": "tests/data/words",
     "my-validation-words": "tests/data/words",
+    "plates-test": "tests/data/words",
+    "plates": "tests/data/words",
     "src/": f"{ROOT}/src/",
     "scripts/": f"{ROOT}/scripts/",
 }
@@ -56,7 +58,7 @@ def run(folder, beginning, *more):
 
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
-    assert len(examples) == 6
+    assert len(examples) == 7
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
@@ -119,6 +121,11 @@ def test_the_commands_for_another_script(folder):
     assert "ґ" in (folder / "ukrainian-reader" / "vocab.json").read_text(encoding="utf-8")
     printed = run(folder, "python scripts/evaluate.py --model ukrainian-reader")
     assert "| words | 20 |" in printed
+
+
+def test_the_commands_for_plates(folder):
+    run(folder, "python scripts/train.py --train_data plates", "--num_train_epochs", "1")
+    assert "| words | 12 |" in run(folder, "python scripts/evaluate.py --model plate-reader")
 
 
 def test_the_command_for_several_words(folder):

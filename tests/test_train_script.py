@@ -15,6 +15,7 @@ from datasets import DatasetDict
 from huggingface_hub import ModelCard
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
+from transformers.utils import is_torch_bf16_gpu_available
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4STRProcessor
 from clip4str_hf.data.saving import save_words
@@ -137,6 +138,14 @@ def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
             *options, "--image_size", "32", "99", *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "no"
         )
     assert not (tmp_path / "no").exists()
+
+
+@pytest.mark.skipif(is_torch_bf16_gpu_available(), reason="half precision of the GPU is taken")
+def test_trains_in_half_precision_on_a_cpu_that_has_it(tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    options = ["--config_name", tiny, *RENDERED, *STEPS, "--max_steps", "2", "--per_device_train_batch_size", "4"]
+    train(*options, "--output_dir", tmp_path / "out")
+    assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float32}
 
 
 def test_makes_a_reader_out_of_clip(tmp_path):

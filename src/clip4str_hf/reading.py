@@ -101,8 +101,9 @@ def read_images(
         num_workers (`int`, *optional*, defaults to 0): processes that open and resize images while the model reads,
             which a fast device needs; 0 leaves that to threads of this process.
         rotate_vertical (`bool`, *optional*, defaults to `False`):
-            Whether images more than 1.5 times as high as wide are read three times, as they are and turned by 90
-            degrees either way; the answer is the most confident one.
+            Whether images more than 1.5 times as high as wide are also read turned: as they are and by 90 degrees
+            either way, or, by a reader that turns them itself (`do_align_long_axis`), to either side alone. The answer
+            is the most confident one.
 
     Returns:
         An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and what
