@@ -183,7 +183,7 @@ def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecogn
         # The sizes of a reader, and not the temperature that was fitted to its weights.
         new = {"confidence_temperature": 1.0, "dtype": "float32"}
         config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **options)
-        return Clip4STRForSceneTextRecognition(config), Clip4STRProcessor.from_config(config)
+        return Clip4STRForSceneTextRecognition(config), make_processor(config, arguments.config_name)
     # Whatever it was saved in: in half precision most steps are too small to change a weight.
     name = arguments.model_name_or_path or default_checkpoint()
     model, processor = load_reader(name, dtype=torch.float32, **options)
@@ -191,6 +191,15 @@ def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecogn
         model.resize_charset(**texts)
         processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
     return model, processor
+
+
+def make_processor(config: Clip4STRConfig, name: str) -> Clip4STRProcessor:
+    """The processor that lies beside a configuration, for what is read now, or a new one."""
+    try:
+        processor = Clip4STRProcessor.from_pretrained(name)
+    except OSError:
+        return Clip4STRProcessor.from_config(config)
+    return Clip4STRProcessor.from_config(config, processor.image_processor, processor.tokenizer)
 
 
 def text_options(arguments: ModelArguments) -> dict:

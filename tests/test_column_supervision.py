@@ -3,6 +3,7 @@
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -39,6 +40,8 @@ def test_a_word_that_is_turned_has_no_columns(processor):
     tall = {"image": Image.new("RGB", (16, 64)), "text": "aB", "letter_positions": [0.4, 0.6]}
     columns = DataCollatorForColumnSupervision(aligning, num_columns=8)([tall, row("7", [1.0])])["column_labels"]
     assert (columns[0] == -100).all() and (columns[1] >= 0).any()
+    as_array = {**tall, "image": np.asarray(tall["image"])}
+    assert (DataCollatorForColumnSupervision(aligning, num_columns=8)([as_array])["column_labels"] == -100).all()
 
 
 def test_words_of_a_validation_have_no_columns(processor):

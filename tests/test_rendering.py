@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from datasets import load_dataset
-from PIL import Image
+from PIL import Image, ImageFont
 
 from clip4str_hf.configuration_clip4str import DEFAULT_CHARSET
 from clip4str_hf.data import rendering
@@ -112,6 +112,17 @@ def test_difficult_letters_are_inside_and_mostly_in_order(renderer):
     positions = [word.letter_positions for word in words]
     assert all(0 <= position <= 1 for letters in positions for position in letters)
     assert np.mean([letters == sorted(letters) for letters in positions]) > 0.97
+
+
+@pytest.mark.parametrize("name", ["anton", "bitter"])
+def test_letters_lie_where_long_words_draw_them(name):
+    """Widths of letters are rounded for each size, which adds up along a word."""
+    text, path = "electroencephalograph", str(FONTS[0] / f"{name}-latin-400-normal.woff2")
+    font, rng = load_font(path, tuple(text)), np.random.default_rng(0)
+    for size in range(14, 41):
+        _, letters, box = rendering._draw_flat(rng, font, text, size, 0.0, None)
+        left, _, right, _ = ImageFont.truetype(path, size).getmask(text[-1]).getbbox()
+        assert abs(letters[-1, 0] - (box[2] - (right - left) / 2)) < 0.1 * size
 
 
 def test_difficulty_grows():

@@ -120,6 +120,19 @@ def test_teaches_a_trained_reader_other_characters_and_lengths(tmp_path, tiny):
     } == {"vision_tower", "visual_decoder"}
 
 
+def test_starts_from_nothing_with_the_images_of_the_reader_whose_configuration_it_takes(tmp_path, tiny):
+    config = Clip4STRConfig.from_pretrained(tiny)
+    config.save_pretrained(tmp_path / "reader")
+    Clip4STRProcessor.from_config(config, image_mean=[0.5] * 3, do_align_long_axis=True).save_pretrained(
+        tmp_path / "reader"
+    )
+    options = ["--config_name", tmp_path / "reader", "--image_size", "32", "96", *RENDERED, *SMALL, *STEPS]
+    train(*options, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    image_processor = load_reader(tmp_path / "out")[1].image_processor
+    assert list(image_processor.image_mean) == [0.5] * 3 and image_processor.do_align_long_axis
+    assert image_processor.size == {"height": 32, "width": 96}
+
+
 def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
     config = Clip4STRConfig.from_pretrained(tiny)
     Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")

@@ -228,8 +228,9 @@ class Clip4STRProcessor(ProcessorMixin):
             branch (`str`, *optional*, defaults to `"cross_modal"`):
                 `"cross_modal"`, or `"visual"` for the visual branch and the characters that it read.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*):
-                Height and width of each image in pixels, to which the maps are resized (bilinear). Maps of an image
-                that the image processor has turned are turned back.
+                Height and width of each image in pixels, to which the maps are resized (bilinear). Where the image
+                processor turns an image of such a size (its `do_align_long_axis`, not that of a call), the maps are
+                turned back; those of patches stay as the image was read.
 
         Returns:
             `list[torch.FloatTensor]`: for each image a map for each character of its text, float32 of shape

@@ -18,7 +18,8 @@ def overlay_attentions(image, maps) -> list[Image.Image]:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
             An image of any mode or shape that [`Clip4STRImageProcessor`] reads.
         maps (`torch.FloatTensor` or `np.ndarray` of shape `(characters, rows, columns)`):
-            Its maps, of [`~Clip4STRProcessor.post_process_attentions`], of patches or of pixels.
+            Its maps, of [`~Clip4STRProcessor.post_process_attentions`], of pixels, or of patches if the image was not
+            turned to be read.
 
     Returns:
         `list[PIL.Image.Image]`: RGB, of the size of the image, which is grey beneath, so that the glow shows on every

@@ -269,7 +269,7 @@ def find_complete_font(paths: Iterable[str | os.PathLike], characters: Iterable[
 def load_font(path: str, charset: tuple[str, ...]) -> Font:
     """
     The font with those characters of the charset that it draws in shapes of their own: not empty, not the box that
-    stands for a missing glyph, and small letters not with the capitals' shapes.
+    stands for a missing glyph, small letters not with the capitals' shapes, and none that takes no room in a line.
     """
     size = 20
     try:
@@ -280,7 +280,8 @@ def load_font(path: str, charset: tuple[str, ...]) -> Font:
         return Font(path, {})
     drawn = [c for c, shape in shapes.items() if c == " " or (shape[1] and shape != missing)]
     own = [c for c in drawn if c == c.upper() or shapes[c] != shapes.get(c.upper())]
-    return Font(path, {character: font.getlength(character) / size for character in own})
+    advances = {character: font.getlength(character) / size for character in own}
+    return Font(path, {character: advance for character, advance in advances.items() if advance > 0.05})
 
 
 def _shape(font, character):
@@ -352,7 +353,10 @@ def _draw_flat(rng, face, text, size, difficulty, neighbour):
     """Masks of the straight word, the positions `(n, 2)` of its letters, and the box of its ink, all in pixels."""
     font = _sized_font(face.path, size)
     spacing = rng.uniform(-0.04, 0.25) * size if rng.random() < 0.25 * difficulty else 0.0
-    starts = np.cumsum([0.0, *(face.advances[letter] * size + spacing for letter in text)]).tolist()
+    if spacing:
+        starts = np.cumsum([0.0, *(face.advances[letter] * size + spacing for letter in text)]).tolist()
+    else:  # drawn in one go, with rounded widths and kerning
+        starts = [font.getlength(text[:end]) for end in range(len(text) + 1)]
     ascent, descent = font.getmetrics()
     margin = size
     canvas = (math.ceil(starts[-1]) + 2 * margin, ascent + descent + 2 * margin)
@@ -417,7 +421,7 @@ class _Warp:
         edges, letters = placed[: len(EDGES)], placed[len(EDGES) :, 0]
         self.origin = edges.min(0) - margins[:2]
         width, height = np.rint(edges.max(0) + margins[2:] - self.origin).astype(int).tolist()
-        self.size = min(max(width, 4), 1200), min(max(height, 6), 400)
+        self.size = min(max(width, 4), 1200), min(max(height, 6), 1200)
         self.letter_positions = ((letters - self.origin[0]) / self.size[0]).clip(0, 1).tolist()
 
     @classmethod

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
+from ..image_processing_clip4str import to_rgb
 from ..modeling_clip4str import IGNORE_INDEX, Clip4STRForSceneTextRecognition
 from .collator import DataCollatorForTextRecognition
 from .reader_trainer import ReaderTrainer
@@ -36,13 +37,18 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
             return inputs
         columns = torch.full((len(rows), self.num_columns), IGNORE_INDEX)
         for row, column, labels in zip(rows, columns, inputs["labels"]):
-            positions, image = row["letter_positions"], row[self.image_column]
-            # The columns of a word that is turned to be read are not those of its image.
-            if positions is not None and not self.processor.image_processor.is_turned(image.height, image.width):
+            positions = row["letter_positions"]
+            if positions is not None and not self._is_turned(row[self.image_column]):
                 middles = (torch.tensor(positions) * self.num_columns).long().clamp(max=self.num_columns - 1)
                 column[middles] = labels[1 : len(positions) + 1]
         inputs["column_labels"] = columns
         return inputs
+
+    def _is_turned(self, image) -> bool:
+        """Whether the columns that are read are not those of the image."""
+        (image,) = self.processor.image_processor.fetch_images(image)
+        image = to_rgb(image)
+        return self.processor.image_processor.is_turned(image.height, image.width)
 
 
 def column_loss(
