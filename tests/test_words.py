@@ -224,7 +224,7 @@ def test_a_changed_file_is_read_anew(tmp_path):
 
 def test_without_the_library_the_error_says_how_to_get_it(root, monkeypatch):
     monkeypatch.setitem(sys.modules, "lmdb", None)
-    with pytest.raises(ImportError, match=r"pip install clip4str_hf\[lmdb\]"):
+    with pytest.raises(ImportError, match=r'pip install -c constraints.txt "\.\[lmdb\]"'):
         load_words(root)
 
 

@@ -236,7 +236,7 @@ def _import_lmdb():
     try:
         import lmdb
     except ImportError as error:
-        raise ImportError("LMDB folders need the lmdb library: pip install lmdb") from error
+        raise ImportError('LMDB folders need the lmdb library: pip install -c constraints.txt ".[lmdb]"') from error
     return lmdb
 
 
