@@ -221,4 +221,4 @@ def test_tall_images_are_read_turned_to_either_side(tmp_path):
     assert as_they_are[0] == as_they_are[2] == "Pharmacy"
     shipped[1].image_processor.do_align_long_axis = False
     squashed = [reading.get("text") for reading in read_images(files, *shipped)]
-    assert squashed[0] == "Pharmacy" and squashed[2] != "Pharmacy"
+    assert squashed[0] == "Pharmacy" and "Pharmacy" not in squashed[1:3]

@@ -16,7 +16,7 @@ from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
 
 
-# A word beyond it stands upright or is a single narrow character.
+# Height over width, beyond which a word runs upwards or downwards, or is a single narrow character.
 TALL_RATIO = 1.5
 
 
