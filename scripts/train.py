@@ -219,7 +219,8 @@ def load_clean(
     streaming: bool = False,
 ) -> Dataset | IterableDataset:
     num_proc = None if streaming else arguments.preprocessing_num_workers
-    options = {} if arguments.dataset_config_name is None else {"name": arguments.dataset_config_name}
+    has_configurations = arguments.dataset_config_name is not None and is_hub_id(source)
+    options = {"name": arguments.dataset_config_name} if has_configurations else {}
     columns = {"image_column": arguments.image_column, "text_column": arguments.text_column}
     words = load_words(source, split, streaming, default_split, num_proc=num_proc, **columns, **options)
     words, report = clean_words(words, processor, arguments.clean_labels, num_proc)
@@ -252,7 +253,7 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
 def make_curriculum(arguments: DataArguments, training: TrainingArguments, model, real_words, augmentation):
     renderer = WordRenderer(
         arguments.fonts,
-        arguments.words and Path(arguments.words).read_text(encoding="utf-8").splitlines(),
+        arguments.words and Path(arguments.words).read_text(encoding="utf-8-sig").splitlines(),
         charset=model.config.charset,
         backgrounds=arguments.backgrounds,
         plain_fonts=arguments.plain_fonts or None,
@@ -357,6 +358,8 @@ def endless_contradiction(data: DataArguments, training: TrainingArguments) -> s
             "of rendered words and streams validate and save by steps: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
         )
+    if data.streaming and training.world_size > 1 and training.logging_strategy.value == "epoch":
+        return "processes end their passes of a stream one by one: give --logging_strategy steps"
     if data.streaming and training.world_size > 1 and training.gradient_accumulation_steps > 1:
         return (
             "--gradient_accumulation_steps does not go with --streaming in several processes, which end their passes "
@@ -401,12 +404,14 @@ def main():
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
     checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
+    steps_before = 0
     if checkpoint:
         logger.warning("The training of %s goes on; another one needs another output_dir.", checkpoint)
+        steps_before = steps_of(checkpoint)  # now: later checkpoints may take its place
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.state.global_step:
         sys.exit(f"Nothing was trained: no words are left of {data_arguments.train_data}.")
-    if checkpoint and trainer.state.global_step == steps_of(checkpoint):
+    if trainer.state.global_step == steps_before:
         logger.warning("Nothing was trained: %s is the end of that training.", checkpoint)
     trainer.save_model()
     metrics = trainer.evaluate()

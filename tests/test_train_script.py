@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -203,6 +204,16 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "other"))
 
 
+def test_a_run_that_goes_on_outlives_the_checkpoint_where_it_was_broken(tmp_path, tiny):
+    # By its loss the first checkpoint is not the best, which would be kept.
+    options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--metric_for_best_model", "loss"]
+    train(*options, "--max_steps", "2", "--output_dir", tmp_path / "out")
+    (tmp_path / "out" / "model.safetensors").unlink()
+    train(*options, "--max_steps", "6", "--output_dir", tmp_path / "out")
+    assert not (tmp_path / "out" / "checkpoint-2").exists()
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-6"))
+
+
 @pytest.mark.parametrize(
     "launcher, streamed",
     [
@@ -292,6 +303,32 @@ def test_validates_on_the_validation_split(tmp_path, workers):
         load(script, **source | {"validation_data": str(tmp_path / "other")})
 
 
+def test_a_configuration_is_of_sets_of_the_hub(tmp_path, monkeypatch):
+    script, asked = runpy.run_path(str(SCRIPT)), {}
+
+    def fake_load_words(source, *args, name=None, **options):
+        asked[source] = name
+        return load_words(WORDS)
+
+    monkeypatch.setitem(script["load_data"].__globals__, "load_words", fake_load_words)
+    load(script, train_data=["me/words"], validation_data=str(WORDS), dataset_config_name="plates")
+    assert asked == {"me/words": "plates", str(WORDS): None}
+
+
+def test_processes_cannot_log_by_epochs_of_a_stream():
+    script = runpy.run_path(str(SCRIPT))
+    data = SimpleNamespace(streaming=True)
+    steps, epoch = SimpleNamespace(value="steps"), SimpleNamespace(value="epoch")
+    options = {"max_steps": 2, "eval_strategy": steps, "save_strategy": steps, "gradient_accumulation_steps": 1}
+    found = [
+        script["endless_contradiction"](
+            data, SimpleNamespace(**options, logging_strategy=strategy, world_size=processes)
+        )
+        for strategy, processes in ((epoch, 2), (epoch, 1), (steps, 2))
+    ]
+    assert "--logging_strategy steps" in found[0] and found[1:] == [None, None]
+
+
 def test_streams_of_several_sets_are_read_in_the_share_of_their_words(tmp_path, lmdb):
     script = runpy.run_path(str(SCRIPT))
     save_words(load_words(WORDS).select([0]), tmp_path / "one")
@@ -318,8 +355,11 @@ def test_a_training_at_its_end_says_that_nothing_was_trained(tmp_path, tiny, cap
     options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out"]
     train(*options)
     assert "Nothing was trained" not in caplog.text
+    card = tmp_path / "out" / "README.md"
+    card.write_text(card.read_text(encoding="utf-8") + "\nOf my town's plates.\n", encoding="utf-8")
     train(*options)
     assert "checkpoint-2 is the end of that training" in caplog.text
+    assert card.read_text(encoding="utf-8").endswith("\nOf my town's plates.\n")
 
 
 def test_validates_by_loss_alone(tmp_path, tiny):
