@@ -2,6 +2,10 @@
 """transformers' `Trainer` and `Seq2SeqTrainer` train the reader as they train any model."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -27,11 +31,15 @@ from clip4str_hf.training.reader_trainer import ReaderTrainer
 WORDS = ["Exit", "STOP", "taxi", "Bank", "24h", "OPEN", "Bus", "new"]
 
 
-@pytest.fixture(scope="module")
-def processor():
+def make_processor():
     return Clip4STRProcessor(
         Clip4STRImageProcessor(size={"height": 32, "width": 64}), Clip4STRTokenizer(max_label_length=8)
     )
+
+
+@pytest.fixture(scope="module")
+def processor():
+    return make_processor()
 
 
 def render(words):
@@ -333,3 +341,29 @@ def test_the_card_that_the_reader_trainer_writes(processor, words, tmp_path):
     trainer.create_model_card()
     card = ModelCard.load(tmp_path / "my-reader" / "README.md")
     assert (card.data.base_model, card.data.datasets) == (None, None)
+
+
+def test_two_processes_count_each_word_once(tmp_path):
+    program = tmp_path / "count.py"
+    program.write_text(f"""
+import sys
+
+sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_trainer import WORDS, ReaderTrainer, make_processor, make_trainer, render
+
+trainer = make_trainer(
+    {str(tmp_path / "out")!r},
+    make_processor(),
+    render(WORDS[:5]),
+    trainer_class=ReaderTrainer,
+    trainer_options={{"compute_metrics": lambda prediction: {{"words": len(prediction.predictions)}}}},
+    predict_with_generate=True,
+)
+counted = [trainer.evaluate()["eval_words"], trainer.predict(trainer.eval_dataset).metrics["test_words"]]
+if trainer.is_world_process_zero():
+    print("counted", counted)
+""")
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "counted [5, 5]" in done.stdout

@@ -3,12 +3,16 @@
 
 import os
 import re
+from functools import cached_property
 
 from huggingface_hub import ModelCard
 from transformers import Seq2SeqTrainer
+from transformers.utils import logging
 
-from ..card_clip4str import MISSING, NO_REPO, TAGS, reader_card
+from ..card_clip4str import MISSING, NO_REPO, TAGS, has_card, reader_card
 
+
+logger = logging.get_logger(__name__)
 
 # What of the card that `Trainer` writes is worth keeping.
 RESULTS = re.compile(r"It achieves the following results on the evaluation set:\n.*?(?=\n\n)", flags=re.DOTALL)
@@ -17,17 +21,29 @@ PROCEDURE = re.compile(r"(?<=## Training procedure\n\n).*", flags=re.DOTALL)
 
 class ReaderTrainer(Seq2SeqTrainer):
     """
-    [`Seq2SeqTrainer`], of which `create_model_card`, and so `push_to_hub`, writes the card of a reader: what it is,
-    how to read with it, and how it was trained. `Trainer`'s own draft takes a reader that was loaded from a folder for
-    one that was trained from scratch, and the way its words were stored ("imagefolder") for the name of a data set.
+    [`Seq2SeqTrainer`] with two differences. Its `create_model_card`, and so `push_to_hub`, writes the card of a
+    reader: what it is, how to read with it, and how it was trained. `Trainer`'s own draft takes a reader that was
+    loaded from a folder for one that was trained from scratch, and the way its words were stored ("imagefolder") for
+    the name of a data set. And several processes count each word of a validation once.
     """
 
+    def evaluation_loop(self, *args, **kwargs):
+        # `Seq2SeqTrainer` counts the words twice by which the processes are filled up to equal parts.
+        self.gather_function = self.accelerator.gather_for_metrics
+        return super().evaluation_loop(*args, **kwargs)
+
     def create_model_card(self, *args, dataset_tags=None, dataset_args=None, **kwargs):
-        """Writes `README.md` into the output folder; the arguments are those of [`Trainer`]."""
-        super().create_model_card(*args, dataset_tags=dataset_tags or [], dataset_args=dataset_args or [], **kwargs)
+        """
+        Writes `README.md` into the output folder; the arguments are those of [`Trainer`]. A card that was there, or in
+        the repository, before this training stays.
+        """
         if not self.is_world_process_zero():
             return
-        path = os.path.join(self.args.output_dir, "README.md")
+        if self._has_older_card:
+            logger.warning("%s stays as it is: without it there would be a new one.", self._card_path)
+            return
+        super().create_model_card(*args, dataset_tags=dataset_tags or [], dataset_args=dataset_args or [], **kwargs)
+        path = self._card_path
         draft = ModelCard.load(path)
         results, procedure = RESULTS.search(draft.text), PROCEDURE.search(draft.text)
         name = draft.data.model_name or os.path.basename(os.path.abspath(self.args.output_dir))
@@ -46,6 +62,16 @@ class ReaderTrainer(Seq2SeqTrainer):
         if results and "Word Accuracy" in results[0]:
             card.data.metrics = ["accuracy"]
         card.save(path)
+
+    @property
+    def _card_path(self) -> str:
+        return os.path.join(self.args.output_dir, "README.md")
+
+    @cached_property
+    def _has_older_card(self) -> bool:
+        """Whether there was a card before the first of this training: its maker may have completed it."""
+        is_pushed = self.args.push_to_hub and has_card(self.hub_model_id, self.args.hub_token)
+        return is_pushed or os.path.exists(self._card_path)
 
 
 __all__ = ["ReaderTrainer"]
