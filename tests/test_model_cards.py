@@ -91,6 +91,14 @@ def report(refine_iters=1, split=None, **sets):
     return make_report("my-reader", options, found | {"HOST": None})
 
 
+def under(charset, **options):
+    """A report of one charset alone."""
+    found = report(**options)
+    for figures in filter(None, found["sets"].values()):
+        figures["charsets"] = {charset: figures["charsets"]["36"]}
+    return found
+
+
 def test_results_carry_their_protocol():
     results = to_eval_results(report(SVT=(647, 600), none=(0, None)))
     assert [(result.metric_name, result.metric_type, result.metric_value) for result in results] == [
@@ -125,6 +133,23 @@ def test_a_card_is_made_and_keeps_what_was_measured_before(tmp_path):
     assert len(rows) == 3 and "92.74" not in card.content and card.text.count("| set |") == 1
     assert card.data.model_name == "my-reader" and card.data.metrics == ["accuracy"]
     assert "Results: to be filled in" not in problems_of_card(card)
+
+
+def test_results_of_other_characters_are_of_other_numbers_of_words(tmp_path):
+    path, model = tmp_path / "README.md", tiny_model()
+    write_results(path, under("36", plates=(9, 6)), model)
+    write_results(path, under("exact", plates=(10, 5)), model)
+    write_results(path, under("36", refine_iters=2, plates=(9, 7)), model)
+    found = {
+        (result.dataset_name, result.dataset_config, result.metric_args["refine_iters"]): result.metric_value
+        for result in load_card(path).data.eval_results
+        if result.metric_type == "accuracy"
+    }
+    assert found == {
+        ("plates (9 words)", "36", 1): 66.67,
+        ("plates (10 words)", "exact", 1): 50.0,
+        ("plates (9 words)", "36", 2): 77.78,
+    }
 
 
 def test_a_card_with_a_text_of_its_own_keeps_it(tmp_path):

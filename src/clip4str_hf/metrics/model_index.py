@@ -41,6 +41,8 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             **TASK,
             dataset_type=_dataset_type(name, options["sources"].get(name)),
             dataset_name=f"{name} ({figures['words']} words)",
+            # Figures of other characters are of other numbers of words, which the Hub takes for one set otherwise.
+            dataset_config=charset,
             dataset_split=options.get("split"),
             metric_type=metric_type,
             metric_name=f"{metric_name} in %, {CHARSET_DESCRIPTIONS[charset]}",
@@ -128,7 +130,7 @@ def _dataset_type(name: str, source: str | None) -> str:
 
 
 def _words(result: EvalResult) -> tuple:
-    return result.dataset_type, result.dataset_split
+    return result.dataset_type, result.dataset_config, result.dataset_split
 
 
 def _identity(result: EvalResult) -> tuple:
