@@ -344,6 +344,7 @@ def test_splits_and_tables_of_an_image_folder(tmp_path):
     assert texts_of(load_words(folder, "test")) == ["two"]
     assert texts_of(load_words(folder, "test", text_column="other")) == ["x"]
     assert texts_of(load_words(folder / "test")) == ["two"]
+    assert str(load_words(folder, "test").split) == "test"
     with pytest.raises(ValueError, match=r"has the splits \['test', 'train'\], not 'val'|\['train', 'test'\]"):
         load_words(folder, "val")
     with pytest.raises(ValueError, match=r"metadata\.csv has no column 'other', but \['file_name', 'label'\]"):
@@ -435,11 +436,14 @@ def test_parquet_of_others_and_saved_sets_are_read(tmp_path, streaming):
 
     images = Dataset.from_dict({"image": [Image.new("L", (4, 4))] * 2, "text": ["one", "two"]})
     images.save_to_disk(tmp_path / "saved")
-    DatasetDict(test=images.select([1])).save_to_disk(tmp_path / "splits")
+    second = Dataset.from_dict({"image": [Image.new("L", (4, 4))], "text": ["two"]}, split="test")
+    DatasetDict(test=second).save_to_disk(tmp_path / "splits")
     saved = load_words(tmp_path / "saved", streaming=streaming)
     assert texts_of(saved) == ["one", "two"]
     assert [row["image"].mode for row in clean_words(saved)[0]] == ["L", "L"]
-    assert texts_of(load_words(tmp_path / "splits", streaming=streaming)) == ["two"]
+    split = load_words(tmp_path / "splits", streaming=streaming)
+    assert texts_of(split) == ["two"]
+    assert str(clean_words(split)[0].split) == "test"  # files are named after it
     with pytest.raises(ValueError, match=r"has the splits \['test'\], not 'train'"):
         load_words(tmp_path / "splits", "train", streaming=streaming)
     with pytest.raises(ValueError, match=r"\['revision'\] do not apply"):

@@ -20,6 +20,7 @@ from datasets import (
     Features,
     Image,
     IterableDataset,
+    NamedSplit,
     Value,
     concatenate_datasets,
     load_dataset_builder,
@@ -107,7 +108,8 @@ def load_words(
             source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
         words = _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
     if streaming and isinstance(words, Dataset):
-        words = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
+        stream = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
+        words = concatenate_datasets([stream], split=words.split)  # which a stream of a Dataset forgets
     return _standard_columns(path, words, image_column, text_column)
 
 
@@ -323,6 +325,7 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
         cache_dir=cache_dir,
         # Another version if any file of the folder has changed, so that no outdated copy is used.
         gen_kwargs={"tables": tables, "text_column": text_column, "version": builder.config_id},
+        split=NamedSplit(split),
     )
 
 
@@ -483,7 +486,7 @@ def _clean_dataset(words: Dataset, check: _Check, num_proc: int | None) -> tuple
     for batch in checked.select_columns(["problem", "changed", "name"]).iter(batch_size=10_000):
         for outcome in zip(*batch.values()):
             report.add(*outcome)
-    words = concatenate_datasets([words.select_columns(["image"]), checked], axis=1)
+    words = concatenate_datasets([words.select_columns(["image"]), checked], axis=1, split=words.split)
     if report.dropped:
         words = words.filter(_without_problem, input_columns=["problem"], batched=True, batch_size=10_000)
     return words.select_columns(["image", "text"]).cast_column("image", Image()), report
