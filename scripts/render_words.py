@@ -37,7 +37,7 @@ def main():
     try:
         renderer = WordRenderer(
             arguments.fonts,
-            arguments.words and arguments.words.read_text(encoding="utf-8").splitlines(),
+            arguments.words and arguments.words.read_text(encoding="utf-8-sig").splitlines(),
             read_charset(arguments.charset),
             arguments.backgrounds,
             max_length=arguments.max_length,

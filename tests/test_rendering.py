@@ -164,6 +164,8 @@ def test_scripts_that_need_a_shaper_are_refused(charset):
 def test_backgrounds_are_used(tmp_path):
     Image.new("RGB", (90, 64), (200, 30, 30)).save(tmp_path / "red.png")
     (tmp_path / "broken.png").write_bytes(b"no picture")  # named, and left out
+    damaged = (tmp_path / "red.png").read_bytes().replace(b"IEND", b"I ND")  # which shows when it is decoded
+    (tmp_path / "damaged.png").write_bytes(damaged)
     renderer = WordRenderer(FONTS, WORDS, backgrounds=tmp_path)
     reddish = [np.median(pixels(renderer.render(index)).reshape(-1, 3), 0) for index in range(80)]
     assert np.mean([red > 1.5 * max(green, blue, 1) for red, green, blue in reddish]) > 0.3
@@ -200,6 +202,13 @@ def test_unusable_input_is_named(tmp_path):
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     with pytest.raises(ValueError, match="do the fonts have"):
         WordRenderer([tmp_path / "broken.ttf"]).render(0)
+
+
+def test_characters_that_no_font_has_are_named(caplog):
+    WordRenderer(FONTS, charset="abЖ")
+    assert not caplog.text
+    WordRenderer(FONTS, charset="abЖ字月")
+    assert f"None of {len(find_fonts(FONTS))} fonts draws '字月'" in caplog.text
 
 
 def test_a_broken_font_among_others_is_passed_over(tmp_path):
@@ -289,7 +298,8 @@ def test_script(tmp_path):
         command = [sys.executable, SCRIPT, *arguments, "--fonts", *FONTS, "--words", DATA / "words.txt"]
         return subprocess.run(map(str, command), capture_output=True, text=True, cwd=tmp_path)
 
-    done = run("words", "--num-words", 12, "--num-workers", 1)
+    (tmp_path / "marked.txt").write_text("Exit\n", encoding="utf-8-sig")  # as Windows saves it
+    done = run("words", "--num-words", 12, "--num-workers", 1, "--words", tmp_path / "marked.txt")
     assert done.returncode == 0 and done.stdout.startswith("12 words in")
     with open(tmp_path / "words" / "metadata.csv", newline="") as file:
         rows = list(csv.DictReader(file))

@@ -133,6 +133,16 @@ class WordRenderer:
         self.seed = seed
         self._digits = [character for character in self.charset if character.isdigit()]
         self._marks = [c for c in self.charset if not c.isalnum() and not c.isspace()]
+        self._warn_of_undrawn()
+
+    def _warn_of_undrawn(self):
+        """Names the characters that no font has, of which a reader would hear nothing."""
+        undrawn = set(self.charset)
+        for path in self.fonts:
+            undrawn -= load_font(path, self.charset).advances.keys()
+            if not undrawn:
+                return
+        logger.warning("None of %d fonts draws %r: no word has them.", len(self.fonts), "".join(sorted(undrawn)))
 
     def _usable(self, words):
         """The words of the charset, composed, in capitals or small letters where it has only these."""
@@ -311,7 +321,7 @@ def _open_background(file: Path, decode: bool) -> Image.Image | None:
                 picture = picture.convert("RGB")
                 picture.thumbnail(LARGEST_BACKGROUND)
             return picture
-    except (Image.DecompressionBombError, OSError) as error:
+    except Exception as error:  # decoders raise errors of many types
         logger.warning("%s is left out: %s", file, error)
         return None
 
