@@ -30,6 +30,7 @@ from transformers.utils import logging
 from clip4str_hf import default_checkpoint
 from clip4str_hf.data.arguments import add_words_arguments, words_options
 from clip4str_hf.data.words import load_words
+from clip4str_hf.image_processing_clip4str import to_rgb
 from clip4str_hf.metrics.evaluation import open_word
 from clip4str_hf.metrics.protocol import WordTally
 from clip4str_hf.metrics.tables import markdown_table
@@ -164,8 +165,8 @@ def load_crops(sets: dict[str, str], options: dict, report: Callable[[str], None
     for name, source in sets.items():
         for row, word in enumerate(load_words(source, **options)):
             try:
-                words.append(Word(name, open_word(word).convert("RGB"), word["text"]))
-            except (OSError, ValueError) as error:
+                words.append(Word(name, to_rgb(open_word(word)), word["text"]))
+            except Exception as error:  # decoders raise errors of many types
                 report(f"{name}, {(word['image'] or {}).get('path') or f'row {row}'}: {error}")
     return words
 

@@ -197,6 +197,14 @@ def test_all_readers_get_the_same_words(script, peers, colors, monkeypatch, caps
     assert report["left_out"] == {}
 
 
+def test_transparent_and_deep_crops_are_seen_as_our_reader_sees_them(script, tmp_path):
+    Image.new("LA", (8, 4), (0, 0)).save(tmp_path / "0.png")
+    Image.new("I;16", (8, 4), 0x8000).save(tmp_path / "1.png")
+    (tmp_path / "metadata.csv").write_text("file_name,text\n0.png,a\n1.png,b\n")
+    words = script.load_crops({"words": str(tmp_path)}, {}, pytest.fail)
+    assert [word.image.getpixel((0, 0)) for word in words] == [(255, 255, 255), (128, 128, 128)]
+
+
 def test_a_reader_that_breaks_down_takes_no_other_with_it(script, peers, colors, monkeypatch, capsys, tmp_path):
     def broken(threads):
         raise RuntimeError("no such model")
