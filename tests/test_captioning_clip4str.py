@@ -161,11 +161,12 @@ def test_a_saved_reader_needs_no_merges_file(tmp_path, monkeypatch):
     model = Clip4STRForSceneTextRecognition(tiny_config(text_config=text_config))
     model.save_pretrained(tmp_path)
     monkeypatch.setattr(captioning_clip4str, "MERGES_FILE", tmp_path / "absent.txt.gz")
-    monkeypatch.setattr(captioning_clip4str.logger, "warning_once", pytest.fail)
     loaded = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path)
     ids = spelt(model.config.charset, ["the", "Interesting", "x1"])
     assert loaded.captioner(ids).equal(model.captioner(ids))
     assert loaded.captioner(ids)[0].gt(514).sum() > 1  # a merged token, besides begin and end
+    with pytest.raises(OSError, match="merges are not beside this code: load a saved reader"):
+        Clip4STRForSceneTextRecognition(model.config)
 
 
 def test_a_caption_does_not_depend_on_its_batch(default_captioner):

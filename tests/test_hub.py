@@ -77,7 +77,7 @@ def pushed(hub, tmp_path_factory):
     code = """
 import sys
 from huggingface_hub import HfApi
-from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
+from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, pipeline
 from clip4str_hf import *
 from clip4str_hf.data.words import clean_words, load_words
 from clip4str_hf.metrics.protocol import word_metrics
@@ -90,6 +90,7 @@ model.push_to_hub("me/processor-first", tags=["signs"])
 model.push_to_hub("me/model-first")
 processor.push_to_hub("me/model-first")
 model.push_to_hub("me/model-alone")
+pipeline("image-to-text", model=model, processor=processor).push_to_hub("me/pipeline")
 
 processor.push_to_hub("me/owned")
 HfApi().upload_file(path_or_fileobj=CARD, path_in_repo="README.md", repo_id="me/owned", commit_message="My card")
@@ -176,9 +177,9 @@ print(json.dumps(errors))
 
 
 def test_what_is_pushed_is_whole_in_any_order(pushed):
-    files = {name: pushed.files(f"me/{name}") for name in ("processor-first", "model-first", "trained")}
+    files = {name: pushed.files(f"me/{name}") for name in ("processor-first", "model-first", "pipeline", "trained")}
     whole = {".gitattributes", "README.md"} | CODE | PROCESSOR | MODEL
-    assert set(files["processor-first"]) == set(files["model-first"]) == whole
+    assert set(files["processor-first"]) == set(files["model-first"]) == set(files["pipeline"]) == whole
     assert set(files["trained"]) == whole | {"training_args.bin"}
     assert set(pushed.files("me/model-alone")) == whole - PROCESSOR
     messages = pushed.messages("me/processor-first")
@@ -192,7 +193,7 @@ def test_what_is_pushed_is_whole_in_any_order(pushed):
         assert "image_mean" in json.loads(content["processor_config.json"])["image_processor"]
 
 
-@pytest.mark.parametrize("name", ["processor-first", "model-first", "model-alone", "trained"])
+@pytest.mark.parametrize("name", ["processor-first", "model-first", "model-alone", "pipeline", "trained"])
 def test_a_pushed_model_has_a_card_that_tells_what_it_is(pushed, name):
     card = ModelCard(pushed.files(f"me/{name}")["README.md"].decode())
     assert (card.data.library_name, card.data.pipeline_tag) == ("transformers", "image-to-text")

@@ -93,6 +93,23 @@ def test_a_configuration_that_does_not_fit_together_is_refused(fields, message):
         tiny_config(**fields)
 
 
+def test_towers_that_are_changed_on_loading_are_checked_too(tmp_path):
+    tiny_config().save_pretrained(tmp_path)
+    changed = Clip4STRConfig.from_pretrained(tmp_path, vision_config={"patch_size": 16})
+    assert changed.vision_config.patch_size == 16 and changed.vision_config.hidden_size == 32
+    with pytest.raises(ValueError, match="image_size=.*multiples of the patch size 24"):
+        Clip4STRConfig.from_pretrained(tmp_path, vision_config={"patch_size": 24})
+
+
+def test_a_new_reader_of_a_half_precision_configuration_is_all_of_one_type(tmp_path):
+    tiny_model().to(torch.bfloat16).save_pretrained(tmp_path)
+    Clip4STRForSceneTextRecognition.from_pretrained(tmp_path).save_pretrained(tmp_path)
+    config = Clip4STRConfig.from_pretrained(tmp_path)
+    assert config.vision_config.dtype == torch.bfloat16
+    model = Clip4STRForSceneTextRecognition(config)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
+
+
 # Made of a CLIP
 
 

@@ -140,6 +140,11 @@ def test_weights_that_are_missing_are_a_message(reader, checkpoint, images, tmp_
         load_reader(tmp_path / "part")
 
 
+def test_a_device_map_decides_where_a_reader_is(checkpoint):
+    assert load_reader(checkpoint, device_map="meta")[0].device.type == "meta"
+    assert load_reader(checkpoint)[0].device.type == "cpu"
+
+
 def test_a_list_names_the_images(checkpoint, images, tmp_path):
     files = [str(images / name) for name in ("d.png", "größer/字.png", "nothing.png", "mit Leerzeichen.png")]
     (tmp_path / "list.txt").write_text("\n".join(files), encoding="utf-8")

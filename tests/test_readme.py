@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from clip4str_hf import default_checkpoint
+from clip4str_hf import Clip4STRConfig, default_checkpoint
 
 
 ROOT = Path(__file__).parents[1]
@@ -76,6 +76,12 @@ def test_the_first_command_prints_what_the_readme_says():
         return [line.rsplit("\t", 1)[0] for line in lines.splitlines()]
 
     assert without_confidence(done.stdout) == without_confidence(shown)
+
+
+def test_the_temperature_is_that_of_the_shipped_reader():
+    temperature = Clip4STRConfig.from_pretrained(default_checkpoint()).confidence_temperature
+    card = (ROOT / "model_cards" / "clip4str-small.md").read_text(encoding="utf-8")
+    assert all(f"{temperature:.4f}" in text for text in (README, card))
 
 
 def test_the_command_that_fine_tunes(folder):

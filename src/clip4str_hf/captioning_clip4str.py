@@ -8,12 +8,9 @@ from pathlib import Path
 import torch
 from torch import nn
 from transformers import initialization as init
-from transformers.utils import logging
 
 from .configuration_clip4str import Clip4STRConfig, joins_neighbours
 
-
-logger = logging.get_logger(__name__)
 
 MERGES_FILE = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 
@@ -80,12 +77,9 @@ class Clip4STRCaptioner(nn.Module):
         if not len(self.merge_keys) or getattr(self.merge_keys, "_is_hf_initialized", False):
             return
         if not MERGES_FILE.exists():
-            logger.warning_once(
-                "CLIP's merges are not beside the code: captions are spelt in bytes until they are loaded."
+            raise OSError(
+                "CLIP's merges are not beside this code: load a saved reader, or make one with clip4str_hf installed."
             )
-            init.copy_(self.merge_keys, torch.full_like(self.merge_keys, BLANK))
-            init.copy_(self.merge_ranks, torch.zeros_like(self.merge_ranks))
-            return
         keys, ranks = read_merges(len(self.merge_keys), self.vocab_size)
         init.copy_(self.merge_keys, keys)
         init.copy_(self.merge_ranks, ranks)

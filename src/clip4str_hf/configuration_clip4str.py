@@ -183,6 +183,10 @@ class Clip4STRConfig(PreTrainedConfig):
         own = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
         if "charset" in own:
             config_dict = {**config_dict, "caption_charset": None}
+        # Here, so that the towers are checked too.
+        for name in cls.sub_configs:
+            if isinstance(kwargs.get(name), dict):
+                own[name] = config_dict.get(name, {}) | kwargs.pop(name)
         return super().from_dict({**config_dict, **own}, **kwargs)
 
     def get_text_config(self, *args, **kwargs) -> "Clip4STRConfig":

@@ -287,7 +287,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
     def _read_cross_modal(self, features, readings, generation_config, steps, all_captions) -> Prediction:
         """The answer of the cross-modal branch, given the visual branch's first reading and its refinements."""
         decoder, draft = self.cross_decoder, readings[0].tokens
-        captions = [self.captioner(reading.tokens) for reading in readings]
+        # Back to the decoders' device, where a device map has the captioner on another.
+        captions = [self.captioner(reading.tokens).to(draft.device) for reading in readings]
         (_, text_features), *renewed = self._encode_captions(captions, all_captions)
         memory = self._cross_memory(decoder(features=features), text_features)
         if generation_config.cross_modal_single_pass:

@@ -40,7 +40,7 @@ class Clip4STROutput(ModelOutput):
             `confidence_temperature`. With labels: from left to right given the labels, as many positions as the
             longest label and its end.
         visual_logits (`torch.FloatTensor` of the shape of `logits`):
-            The same of the visual branch, never divided.
+            The same of the visual branch, never divided; without refinements of as many positions as its own texts.
         image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
             Projected features of all tokens of the image tower.
         encoder_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
@@ -305,8 +305,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         super().__init__(config)
         self.model_tags = [*TAGS]  # of the model's own, as pushing adds to the list
         self.loaded_from = {}
-        self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config)
-        self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config)
+        dtype = torch.get_default_dtype()  # of the rest, not the one that a tower's configuration was saved with
+        self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config, dtype=dtype)
+        self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config, dtype=dtype)
         self.captioner = Clip4STRCaptioner(config)
         self.visual_decoder = Clip4STRDecoder(config)
         self.cross_decoder = Clip4STRDecoder(config)

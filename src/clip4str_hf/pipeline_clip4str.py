@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from transformers import Pipeline
 
+from .card_clip4str import complete_card
 from .configuration_clip4str import is_remote_code
 from .image_processing_clip4str import Clip4STRImageProcessor
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
@@ -47,6 +48,7 @@ class Clip4STRPipeline(Pipeline):
     _load_tokenizer = False
     _load_image_processor = False
     _load_feature_extractor = False
+    _load_video_processor = False
 
     def __init__(
         self,
@@ -73,6 +75,11 @@ class Clip4STRPipeline(Pipeline):
         """Saves model and processor; [`Pipeline`] would save the parts of the processor alone."""
         self.model.save_pretrained(save_directory, **kwargs)
         self.processor.save_pretrained(save_directory, **kwargs)
+
+    def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
+        # As of the model: `push_to_hub` comes here with an empty form for a card.
+        complete_card(working_dir, self.model, repo_id, kwargs.get("token"))
+        return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
     def __call__(self, inputs=None, text=None, images=None, **kwargs):
         """

@@ -27,14 +27,15 @@ HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", 
 
 
 def load_reader(
-    name: str | os.PathLike, device: str = "cpu", **kwargs
+    name: str | os.PathLike, device: str | None = None, **kwargs
 ) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     """
     A reader and its processor, ready to read.
 
     Args:
         name (`str` or `os.PathLike`): folder or Hub id.
-        device (`str`, *optional*, defaults to `"cpu"`): where the model goes.
+        device (`str`, *optional*): where the model goes; by default it stays where it was loaded, on the CPU if no
+            `device_map=` says otherwise.
         kwargs: of `from_pretrained` of the model, `dtype=`, ..; those that say where the files are, such as
             `revision=`, go to the processor too, which follows the model's characters and image size.
 
@@ -50,10 +51,10 @@ def load_reader(
             raise ValueError(f"its weights do not fit its configuration: {wrong}")
         saved = Clip4STRProcessor.from_pretrained(name, **hub)
         processor = Clip4STRProcessor.from_config(model.config, saved.image_processor, saved.tokenizer)
-        return model.to(device), processor
+        return model if device is None else model.to(device), processor
     except (AssertionError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         # AssertionError: torch without CUDA
-        raise ValueError(f"{name} cannot be loaded on {device}: {error}") from error
+        raise ValueError(f"{name} cannot be loaded on {device or 'cpu'}: {error}") from error
 
 
 def find_images(path: str | os.PathLike) -> list[Path]:

@@ -38,8 +38,7 @@ class ImageTextToTextRouter(ImageTextToTextPipeline):
             # It could not be loaded before, and is needed: fail with the reason.
             if not model.config.name_or_path:
                 raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
-            commit = getattr(model.config, "_commit_hash", None)  # not another revision than the model's
-            processor = AutoProcessor.from_pretrained(model.config.name_or_path, revision=commit)
+            processor = AutoProcessor.from_pretrained(model.config.name_or_path)
         return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 
 
