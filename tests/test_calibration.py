@@ -26,6 +26,7 @@ from clip4str_hf.metrics.calibration import (
     write_temperature,
 )
 from clip4str_hf.metrics.evaluation import evaluate_words
+from clip4str_hf.reading import load_reader, read_images
 
 
 WORDS = Path(__file__).parent / "data" / "words"
@@ -140,10 +141,14 @@ def test_script(tmp_path, capsys):
         rows = list(csv.DictReader(file))
     for row in rows[::4] + rows[1::4]:
         row["text"] = "other"
-    with open(words / "metadata.csv", "w", encoding="utf-8", newline="") as file:
-        table = csv.DictWriter(file, rows[0])
-        table.writeheader()
-        table.writerows(rows)
+
+    def write_labels(rows):
+        with open(words / "metadata.csv", "w", encoding="utf-8", newline="") as file:
+            table = csv.DictWriter(file, rows[0])
+            table.writeheader()
+            table.writerows(rows)
+
+    write_labels(rows)
 
     def calibrate(*arguments):
         argv, sys.argv = sys.argv, list(map(str, [SCRIPT, "--model", reader, "--data", *arguments, "--device", "cpu"]))
@@ -166,7 +171,10 @@ def test_script(tmp_path, capsys):
         name: value for name, value in old.items() if name != "confidence_temperature"
     }
     assert f"confidence_temperature {json.loads(after['config.json'])['confidence_temperature']:.4f}" in printed
-    assert "words are right" in calibrate(WORDS)
+    readings = read_images(sorted(WORDS.glob("*.webp")), *load_reader(reader))
+    write_labels([{"file_name": Path(word["file"]).name, "text": word["text"]} for word in readings])
+    assert "words are right" in calibrate(words)
+    write_labels(rows)
     # Words that decide about the reader's confidence are not those that it is tested on.
     changed = load_words(words)
     DatasetDict(test=changed, validation=changed.select(range(8))).save_to_disk(tmp_path / "splits")

@@ -305,9 +305,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         super().__init__(config)
         self.model_tags = [*TAGS]  # of the model's own, as pushing adds to the list
         self.loaded_from = {}
-        dtype = torch.get_default_dtype()  # of the rest, not the one that a tower's configuration was saved with
-        self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config, dtype=dtype)
-        self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config, dtype=dtype)
+        # In the type of the rest, whatever type a tower's configuration was saved with.
+        self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config, dtype=None)
+        self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config, dtype=None)
         self.captioner = Clip4STRCaptioner(config)
         self.visual_decoder = Clip4STRDecoder(config)
         self.cross_decoder = Clip4STRDecoder(config)
