@@ -401,13 +401,13 @@ def main():
     try:
         model, processor = make_reader(model_arguments)
         trainer = make_trainer(model, processor, data_arguments, training)
+        checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
+        # Now, because later checkpoints may take its place.
+        steps_before = steps_of(checkpoint) if checkpoint else 0
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
-    checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
-    steps_before = 0
     if checkpoint:
         logger.warning("The training of %s goes on; another one needs another output_dir.", checkpoint)
-        steps_before = steps_of(checkpoint)  # now: later checkpoints may take its place
     trainer.train(resume_from_checkpoint=checkpoint)
     if not trainer.state.global_step:
         sys.exit(f"Nothing was trained: no words are left of {data_arguments.train_data}.")

@@ -385,6 +385,7 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         (["--train_data", WORDS, "--charset", "@absent.txt"], "absent.txt"),
         (["--train_data", WORDS, "--config_name", "a", "--clip_name_or_path", "b"], "one of --model_name_or_path"),
         (["--train_data", "nowhere/at-all/here"], "nowhere"),
+        (["--train_data", WORDS, "--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7"),
         ([*RENDERED, "--train_data", WORDS, "--streaming"], "--streaming does not go with --fonts"),
         (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor 0.1 must be 0"),
         (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),

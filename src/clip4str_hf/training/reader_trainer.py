@@ -70,8 +70,8 @@ class ReaderTrainer(Seq2SeqTrainer):
     @cached_property
     def _has_older_card(self) -> bool:
         """Whether there was a card before the first of this training: its maker may have completed it."""
-        is_pushed = self.args.push_to_hub and has_card(self.hub_model_id, self.args.hub_token)
-        return is_pushed or os.path.exists(self._card_path)
+        is_on_hub = self.args.push_to_hub and has_card(self.hub_model_id, self.args.hub_token)
+        return is_on_hub or os.path.exists(self._card_path)
 
 
 __all__ = ["ReaderTrainer"]
