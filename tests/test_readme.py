@@ -3,6 +3,7 @@
 
 import json
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -59,6 +60,14 @@ def run(folder, beginning, *more):
 def test_the_python_examples_run(folder):
     examples = [block for block in PYTHON if not any(name in block for name in NEEDS_THE_HUB)]
     assert len(examples) == 7
+    # The answers that stand beside them, except that of a training.
+    examples.append(
+        """
+assert reader(word)[0]["generated_text"] == "Pharmacy"
+assert reader("tests/data/words/word_264.webp", prefix_allowed_tokens_fn=follow)[0]["generated_text"] == "7-9pm"
+assert maps.shape == (8, image.height, image.width)
+"""
+    )
     done = subprocess.run([sys.executable, "-c", "\n".join(examples)], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "eval_word_accuracy" in done.stdout
@@ -84,6 +93,27 @@ def test_the_temperature_is_that_of_the_shipped_reader():
     assert all(f"{temperature:.4f}" in text for text in (README, card))
 
 
+def test_the_accuracies_are_those_of_the_card():
+    card = (ROOT / "model_cards" / "clip4str-small.md").read_text(encoding="utf-8")
+    (row,) = re.findall(r"\| default: both branches, one refinement \| (.*) \|", card)
+    *of_sets, overall = row.split(" | ")
+    assert f"reads {overall} % of 608" in README
+    assert [re.search(rf"\b{name} ([\d.]+)", README)[1] for name in ("IIIT5K", "IC15", "IC03", "SVT")] == of_sets
+
+
+@pytest.mark.parametrize(
+    "script", sorted({name for line in COMMANDS for name in re.findall(r"(scripts/\w+\.py).* --", line)})
+)
+def test_the_options_are_those_of_the_scripts(script, monkeypatch, capsys):
+    """Of those commands too that cannot be run here."""
+    monkeypatch.setattr(sys, "argv", [script, "--help"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(ROOT / script), run_name="__main__")
+    known = set(re.findall(r"--[\w-]+", capsys.readouterr().out))
+    used = {flag for line in COMMANDS if script in line for flag in re.findall(r"--[\w-]+", line.split(script)[1])}
+    assert used <= known
+
+
 def test_the_command_that_fine_tunes(folder):
     """As it stands, on the twelve crops."""
     printed = run(folder, "python scripts/train.py --train_data tests")
@@ -99,7 +129,7 @@ def test_the_command_that_trains_from_nothing(folder):
 
 
 def test_the_commands_on_words(folder):
-    assert "1000 words in" in run(folder, "python scripts/render_words.py rendered-words")
+    assert "20 words in" in run(folder, "python scripts/render_words.py rendered-words", "--num-words", "20")
     assert "12 words" in run(folder, "python scripts/prepare_dataset.py")
     assert "| words |" in run(folder, "python scripts/evaluate.py --data")
     assert (folder / "misreads.tsv").exists() and (folder / "results" / "results.json").exists()

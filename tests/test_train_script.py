@@ -87,12 +87,18 @@ def test_fine_tunes_a_trained_reader_and_keeps_what_was_best(tmp_path, tiny):
     Clip4STRForSceneTextRecognition(config).save_pretrained(tmp_path / "reader")
     Clip4STRProcessor.from_config(config).save_pretrained(tmp_path / "reader")
     options = ["--model_name_or_path", tmp_path / "reader", "--train_data", WORDS, "--validation_share", "0.25"]
-    train(*options, *SMALL, "--num_train_epochs", "2", "--output_dir", tmp_path / "out")
+    # The highest loss is that of the first epoch, so that the best is not the last.
+    best = ["--metric_for_best_model", "loss", "--greater_is_better", "True"]
+    train(*options, *SMALL, *best, "--num_train_epochs", "2", "--output_dir", tmp_path / "out")
+    state = json.loads((tmp_path / "out" / "checkpoint-6" / "trainer_state.json").read_text())
+    assert Path(state["best_model_checkpoint"]).name == "checkpoint-3"
+    assert same(weights(tmp_path / "out"), weights(state["best_model_checkpoint"]))
+    assert not same(weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-6"))
     model = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
     assert not same(model.state_dict(), weights(tmp_path / "reader"))
     Clip4STRProcessor.from_pretrained(tmp_path / "out")
     results = json.loads((tmp_path / "out" / "eval_results.json").read_text())
-    assert 0 <= results["eval_word_accuracy"] <= 1 and results["epoch"] == 2
+    assert "eval_word_accuracy" in results and results["epoch"] == 2
     evaluated = [entry for entry in history(tmp_path / "out" / "checkpoint-6") if "eval_loss" in entry]
     assert [entry["epoch"] for entry in evaluated] == [0, 1, 2]
 
@@ -401,7 +407,8 @@ def test_validates_by_loss_alone(tmp_path, tiny):
     ],
 )
 def test_says_what_is_missing(tmp_path, arguments, message, capsys):
-    with pytest.raises((SystemExit, ValueError, OSError, AssertionError)) as error:
+    # What `train` makes of an exit with a message; an error with its traceback would go through.
+    with pytest.raises(AssertionError) as error:
         train(*arguments, "--use_cpu", "--output_dir", tmp_path / "out")
     assert message in str(error.value) + capsys.readouterr().err
     assert not (tmp_path / "out").exists() or not any((tmp_path / "out").iterdir())
