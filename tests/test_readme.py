@@ -30,6 +30,7 @@ AT_HAND = {
     "held-out-words.txt": "tests/data/ukrainian_words.txt",
     "my-words": "tests/data/words",
     "my-validation-words": "tests/data/words",
+    "words=my-test-words": "words=tests/data/words",
     "plates-test": "tests/data/words",
     "plates": "tests/data/words",
     "src/": f"{ROOT}/src/",
