@@ -64,7 +64,7 @@ def main() -> int:
     for path in arguments.paths:
         try:
             files += find_images(path)
-        except FileNotFoundError as error:
+        except OSError as error:
             problems.append(str(error))
     for problem in problems:
         print(problem, file=sys.stderr)

@@ -120,7 +120,7 @@ class Calls:
         self.rows, function = [], getattr(owner, name)
 
         def count(*args, **kwargs):
-            if args:  # and not the features that a decoder is to read
+            if "features" not in kwargs:  # which a decoder is to read
                 self.rows.append(len(args[0]))
             return function(*args, **kwargs)
 
@@ -327,6 +327,8 @@ UNSUPPORTED = {
     "constraints": ["a"],
     "force_words_ids": [[3]],
     "watermarking_config": WatermarkingConfig(),
+    "token_healing": True,
+    "dola_layers": "low",
 }
 
 
@@ -343,6 +345,36 @@ def test_unknown_options_and_wrong_values_are_refused(reader, words):
     for wrong in (-1, 1.5, "2", None):
         with pytest.raises(ValueError, match="refine_iters="):
             reader.generate(words[:1], refine_iters=wrong)
+
+
+def test_options_that_are_none_are_left_out(reader, words):
+    assert reader.generate(words[:1], streamer=None, stopping_criteria=None).equal(reader.generate(words[:1]))
+
+
+def test_a_text_ends_by_force_where_the_longest_does(reader, words):
+    sequences = read(reader, words, max_new_tokens=3, forced_eos_token_id=0).sequences
+    assert (sequences[:, 1:] == 0).any(-1).all() and (sequences[:, 1:3] != 0).all(-1).any()
+
+
+class Wrapper(torch.nn.Module):
+    """What PEFT puts around `modules_to_save`: one argument by place, the others as they come."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, x, *args, **kwargs):
+        return self.module(x, *args, **kwargs)
+
+
+def test_decoders_may_be_wrapped(reader, words, monkeypatch):
+    expected = read(reader, words, refine_iters=2).logits
+    labels = torch.tensor([[95, 1, 2, 0]])
+    loss = reader(words[:1], labels=labels).loss
+    for name in ("visual_decoder", "cross_decoder"):
+        monkeypatch.setitem(reader._modules, name, Wrapper(getattr(reader, name)))
+    assert read(reader, words, refine_iters=2).logits.equal(expected)
+    assert reader(words[:1], labels=labels).loss == loss
 
 
 def test_no_image_at_all_is_refused(reader, words):

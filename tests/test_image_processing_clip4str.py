@@ -130,8 +130,18 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     same(expected.convert("I"), expected)
     same(expected.convert("F"), expected)
     same(Image.fromarray(eight.astype(np.float32) / 255), expected)
-    with pytest.raises(ValueError, match="its floats reach 65535.0, where 0 to 1 or 0 to 255 are accepted"):
+    with pytest.raises(ValueError, match="its floats are 0.0 to 65535.0, where 0 to 1 or 0 to 255 are accepted"):
         to_rgb(Image.fromarray(sixteen.astype(np.float32)))
+
+
+@pytest.mark.parametrize("white", [1, 255])
+def test_floats_that_resizing_carried_beyond_white_and_black_are_cut_off(white):
+    edge = np.zeros((8, 16), np.float32)
+    edge[:, 8:] = white
+    resized = Image.fromarray(edge).resize((40, 20), Image.Resampling.BICUBIC)
+    assert resized.getextrema()[0] < 0 and resized.getextrema()[1] > white
+    expected = np.rint((np.asarray(resized) / white).clip(0, 1) * 255).astype(np.uint8)
+    assert np.array_equal(np.asarray(to_rgb(resized))[..., 0], expected)
 
 
 @pytest.mark.parametrize("suffix", ["gif", "webp", "png"])

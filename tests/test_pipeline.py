@@ -2,6 +2,7 @@
 """`pipeline("image-to-text")` as users write it."""
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from conftest import tiny_model
 from datasets import Dataset, Image
 from PIL import Image as PILImage
@@ -80,6 +82,12 @@ def test_each_image_has_an_answer_of_its_own(reader, readings):
             reader([FILES[:2], FILES[2:3]], batch_size=batch_size)
 
 
+def test_iterables_of_other_kinds_are_read_one_by_one(reader, readings):
+    rows = Dataset.from_dict({"image": FILES[:2]}).cast_column("image", Image())
+    for inputs in (map(str, FILES[:2]), iter(FILES[:2]), rows, rows.to_iterable_dataset()["image"]):
+        assert_same(list(reader(inputs)), readings[:2])
+
+
 def test_a_generator_is_read(reader, readings):
     assert_same(list(reader(file for file in FILES[:3])), readings[:3])
 
@@ -141,6 +149,18 @@ def test_a_generation_configuration_is_taken_without_a_warning(reader, caplog):
     assert not caplog.records
 
 
+def test_a_generation_configuration_of_a_call_replaces_what_the_pipeline_was_made_with():
+    reader = pipeline("image-to-text", model=default_checkpoint(), max_new_tokens=2)
+    assert len(reader(FILES[0])[0]["generated_text"]) == 2
+    assert len(reader(FILES[0], refine_iters=0)[0]["generated_text"]) == 2
+    assert len(reader(FILES[0], generation_config=GenerationConfig(max_new_tokens=3))[0]["generated_text"]) == 3
+
+
+def test_local_files_only_is_of_the_loading(readings):
+    reader = pipeline("image-to-text", model=default_checkpoint(), local_files_only=True)
+    assert_same([reader(FILES[0])], readings[:1])
+
+
 def test_a_reader_whose_characters_were_changed_reads_them():
     model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
     model.resize_charset("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
@@ -153,6 +173,15 @@ def test_a_saved_pipeline_is_loaded_whole(reader, readings, tmp_path):
     reader.save_pretrained(tmp_path)
     for task in ("image-to-text", "image-text-to-text"):
         assert_same([pipeline(task, model=str(tmp_path))(FILES[0])], readings[:1])
+
+
+def test_a_pipeline_in_half_precision_is_saved_without_traces_of_its_loading(tmp_path):
+    reader = pipeline("image-to-text", model=default_checkpoint(), dtype=torch.bfloat16)
+    reader.save_pretrained(tmp_path)
+    names = [Path(default_checkpoint()) / "tokenizer_config.json", tmp_path / "tokenizer_config.json"]
+    given, saved = (json.loads(name.read_text()) for name in names)
+    assert {name: value for name, value in saved.items() if name != "auto_map"} == given
+    assert pipeline("image-to-text", model=str(tmp_path)).model.dtype == torch.bfloat16
 
 
 def test_image_text_to_text_takes_an_image_with_no_text_or_an_empty_one(readings):

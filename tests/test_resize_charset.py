@@ -87,6 +87,13 @@ def test_configurations_follow():
     assert model.visual_decoder.layers[0].self_attn.config is model.config
 
 
+def test_a_shorter_reading_stays_where_the_length_is_not_asked_about():
+    model = tiny_model(charset="abc1")
+    model.generation_config.max_length = 9
+    model.resize_charset("abc")
+    assert model.generation_config.max_length == 9
+
+
 def test_the_generation_configuration_follows_what_is_overridden_in_loading(tmp_path):
     tiny_model().save_pretrained(tmp_path)
     load = partial(Clip4STRForSceneTextRecognition.from_pretrained, tmp_path, ignore_mismatched_sizes=True)

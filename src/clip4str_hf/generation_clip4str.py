@@ -42,6 +42,8 @@ UNSUPPORTED_OPTIONS = {
     "cache_implementation": (None,),
     "output_hidden_states": (None, False),
     "output_logits": (None, False),
+    "token_healing": (None, False),
+    "dola_layers": (None,),
 }
 
 
@@ -209,6 +211,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             unknown.pop(name, None)
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)
+        config.max_length = self._positions(config) + 1  # some processors ask for it
         processors = self._get_logits_processor(
             config,
             input_ids_seq_length=1,
@@ -259,7 +262,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
 
-        visual_memory = self.visual_decoder(features=features)
+        visual_memory = self.visual_decoder(None, features=features)
         readings = [self._predict(self.visual_decoder, visual_memory, generation_config.autoregressive, **steps)]
         for _ in range(refine_iters):
             readings.append(self._refine(self.visual_decoder, visual_memory, readings[-1].tokens, positions, select))
@@ -290,7 +293,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         # Back to the decoders' device, where a device map has the captioner on another.
         captions = [self.captioner(reading.tokens).to(draft.device) for reading in readings]
         (_, text_features), *renewed = self._encode_captions(captions, all_captions)
-        memory = self._cross_memory(decoder(features=features), text_features)
+        memory = self._cross_memory(decoder(None, features=features), text_features)
         if generation_config.cross_modal_single_pass:
             answer = self._predict_in_one_pass(decoder, memory, draft, steps["select"])
         elif steps["texts_only"] and generation_config.autoregressive:
@@ -405,7 +408,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         """Puts the features of other captions in the place of those of these rows."""
         if rows.shape[0]:
             length = text_features.shape[1]
-            for kept, new in zip(memory, self.cross_decoder(features=text_features)):
+            for kept, new in zip(memory, self.cross_decoder(None, features=text_features)):
                 for part, new_part in zip(kept, new):
                     part[:, :, -length:][rows] = new_part
 
@@ -429,8 +432,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return positions
 
     def _check_options(self, config, unknown):
+        unknown = sorted(name for name, value in unknown.items() if value is not None)
         if unknown:
-            raise ValueError(f"generate does not know {sorted(unknown)}.")
+            raise ValueError(f"generate does not know {unknown}.")
         for name, off in UNSUPPORTED_OPTIONS.items():
             if getattr(config, name, None) not in off:
                 raise ValueError(f"{name}={getattr(config, name)!r} does not apply to predict-and-refine decoding.")

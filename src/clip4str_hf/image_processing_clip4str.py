@@ -172,10 +172,12 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Im
         raise ValueError(f"it has {image.width} x {image.height} pixels")
     if image.mode == "F" or image.mode.startswith("I"):
         pixels = np.asarray(image)
-        if image.mode == "F" and pixels.max() > 1:
-            if pixels.max() >= 2 * 255:  # less is what resizing adds at edges
-                raise ValueError(f"its floats reach {pixels.max()}, where 0 to 1 or 0 to 255 are accepted")
-            pixels = (pixels / 255).clip(0, 1)
+        if image.mode == "F":
+            low, high = pixels.min(), pixels.max()
+            white = 1 if high < 2 else 255
+            if not (-white < low and high < 2 * white):  # less is what resizing adds at edges
+                raise ValueError(f"its floats are {low} to {high}, where 0 to 1 or 0 to 255 are accepted")
+            pixels = (pixels / white).clip(0, 1)
         image = Image.fromarray(_to_uint8(pixels))
     if image.mode in ("La", "RGBa"):
         image = image.convert(image.mode.upper())

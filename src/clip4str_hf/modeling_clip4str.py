@@ -189,7 +189,8 @@ class Clip4STRDecoder(nn.Module):
     ) -> tuple[torch.Tensor, tuple] | list[tuple[torch.Tensor, torch.Tensor]]:
         """
         Reads a memory, or, of `features` alone, makes one: what gathers or moves parameters (FSDP, device maps, of
-        which both decoders need one device) does so around `forward`.
+        which both decoders need one device) does so around `forward`. The first argument is given by place, as some
+        of what wraps modules (PEFT's `modules_to_save`) asks for one.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, length)`):
@@ -446,7 +447,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # In place: the decoders' layers hold this very configuration.
         for name in (*changes, "caption_charset", "bos_token_id", "pad_token_id"):
             setattr(self.config, name, getattr(new, name))
-        self.generation_config.update(**self._token_ids(), max_length=new.max_label_length + 2, max_new_tokens=None)
+        self.generation_config.update(**self._token_ids())
+        if max_label_length is not None:
+            self.generation_config.update(max_length=new.max_label_length + 2, max_new_tokens=None)
 
     def get_image_features(self, pixel_values: torch.FloatTensor) -> torch.FloatTensor:
         """
@@ -528,7 +531,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         masks = self._training_masks(permutations, context)
 
         features, encoder_attentions = self._encode_image(pixel_values, output_attentions)
-        visual_memory = self.visual_decoder(features=features)
+        visual_memory = self.visual_decoder(None, features=features)
         visual_logits, visual_attentions = self.visual_decoder(context, visual_memory, *masks)
 
         loss = _cross_entropy(visual_logits, targets)
@@ -539,7 +542,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             # Orderings mostly agree on what they read: each caption is encoded once.
             captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
             text_features = self.get_text_features(captions)[index]
-            memory = self._cross_memory(self.cross_decoder(features=cross_features), text_features)
+            memory = self._cross_memory(self.cross_decoder(None, features=cross_features), text_features)
             logits, attentions = self.cross_decoder(context, memory, *masks)
             loss = loss + self.config.cross_modal_loss_weight * _cross_entropy(logits, targets)
         return Clip4STROutput(
@@ -588,7 +591,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 torch.cat([of_image.repeat_interleave(repeats, 0) if repeats > 1 else of_image, of_text], dim=2)
                 for of_image, of_text in zip(of_images, of_texts)
             )
-            for of_images, of_texts in zip(image_memory, self.cross_decoder(features=text_features))
+            for of_images, of_texts in zip(image_memory, self.cross_decoder(None, features=text_features))
         ]
 
     def _checked_labels(self, labels, pixel_values):

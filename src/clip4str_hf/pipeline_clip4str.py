@@ -2,8 +2,9 @@
 """The `image-to-text` pipeline."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable
 
+from torch.utils.data import Dataset
 from transformers import Pipeline
 
 from .card_clip4str import complete_card
@@ -58,7 +59,8 @@ class Clip4STRPipeline(Pipeline):
         image_processor: Clip4STRImageProcessor | None = None,
         **kwargs,
     ):
-        processor = processor or _find_processor(model)
+        if tokenizer is None or image_processor is None:
+            processor = processor or _find_processor(model)
         if tokenizer is not None or image_processor is not None:
             processor = Clip4STRProcessor(
                 image_processor or processor.image_processor, tokenizer or processor.tokenizer
@@ -69,12 +71,15 @@ class Clip4STRPipeline(Pipeline):
                 f"{processor.image_processor.size} does not fit this model's {model.config.charset!r} and "
                 f"{model.config.image_size}: Clip4STRProcessor.from_config(model.config) does."
             )
+        kwargs.pop("local_files_only", None)  # `pipeline` has heeded it, and hands it on
         super().__init__(model=model, processor=processor, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
         """Saves model and processor; [`Pipeline`] would save the parts of the processor alone."""
         self.model.save_pretrained(save_directory, **kwargs)
-        self.processor.save_pretrained(save_directory, **kwargs)
+        # A tokenizer keeps what it was loaded with, to which `pipeline` adds the model's dtype: a clean one instead.
+        parts = self.processor.image_processor, self.processor.tokenizer
+        Clip4STRProcessor.from_config(self.model.config, *parts).save_pretrained(save_directory, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # As of the model: `push_to_hub` comes here with an empty form for a card.
@@ -86,11 +91,12 @@ class Clip4STRPipeline(Pipeline):
         Args:
             inputs (or `images`):
                 An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a
-                list, a dataset column (also `KeyDataset`) or a generator of images.
+                list, a dataset column (also streamed, and `KeyDataset`), a generator or another iterable of images.
             text (*optional*):
                 Nothing or empty texts, as this model takes no prompt.
             kwargs:
-                `batch_size`, `num_workers`, and arguments of `generate`.
+                `batch_size`, `num_workers`, and arguments of `generate`, on top of those that the pipeline was made
+                with; a `generation_config` replaces those.
 
         Returns:
             `[{"generated_text": str, "score": float}]` for an image, a list or iterator of these for several.
@@ -104,14 +110,18 @@ class Clip4STRPipeline(Pipeline):
         _refuse_prompt(text)
         if isinstance(inputs, tuple) or getattr(inputs, "ndim", None) == 4:
             inputs = list(inputs)
-        elif isinstance(inputs, Sequence) and not isinstance(inputs, list | str | bytes):
+        elif _holds_images(inputs):
             inputs = (image for image in inputs)  # a column of a dataset, which may be larger than memory
         if isinstance(inputs, list) and not inputs:
             return []
         return super().__call__(inputs, **kwargs)
 
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
-        return {}, {**(generate_kwargs or {}), **kwargs}, {}
+        options = {**(generate_kwargs or {}), **kwargs}
+        if options.get("generation_config") is None:
+            made_with = getattr(self, "_forward_params", {}).get("generate_options", {})
+            options = made_with | options
+        return {}, {"generate_options": options}, {}
 
     def preprocess(self, image):
         if isinstance(image, dict):
@@ -124,12 +134,12 @@ class Clip4STRPipeline(Pipeline):
             raise ValueError(f"An input holds {len(inputs.pixel_values)} images: give one image each, in a flat list.")
         return inputs
 
-    def _forward(self, model_inputs, generation_config=None, **generate_kwargs):
+    def _forward(self, model_inputs, generate_options):
         options = {"return_dict_in_generate": True}
-        if generation_config is not None:  # transformers warns of options beside one
-            options = {"generation_config": copy.deepcopy(generation_config)}
+        if generate_options.get("generation_config") is not None:  # transformers warns of options beside one
+            options = {"generation_config": copy.deepcopy(generate_options["generation_config"])}
             options["generation_config"].return_dict_in_generate = True
-        outputs = self.model.generate(**model_inputs, **generate_kwargs | options)
+        outputs = self.model.generate(**model_inputs, **generate_options | options)
         return {"logits": outputs.logits}
 
     def postprocess(self, model_outputs):
@@ -156,6 +166,13 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
 def _fits(processor, config) -> bool:
     size = processor.image_processor.size
     return processor.tokenizer.charset == config.charset and [size.height, size.width] == list(config.image_size)
+
+
+def _holds_images(inputs) -> bool:
+    """Whether these are several images that come one by one, and neither one image nor what `Pipeline` takes apart."""
+    if isinstance(inputs, list | str | bytes | dict | Dataset) or hasattr(inputs, "ndim") or hasattr(inputs, "read"):
+        return False
+    return isinstance(inputs, Iterable)
 
 
 def _refuse_prompt(text):

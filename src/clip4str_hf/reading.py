@@ -153,7 +153,9 @@ def read_items(
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must be at least 0.")
     post_process = post_process or processor.post_process_text_recognition
-    open_items = partial(_open_items, open_item=open_item, processor=processor, rotate_vertical=rotate_vertical)
+    # Without the tokenizer, as each part of a batch is sent to its process with these.
+    options = {"image_processor": processor.image_processor, "rotate_vertical": rotate_vertical}
+    open_items = partial(_open_items, open_item=open_item, **options)
     read_batch = partial(_read_batch, model=model, post_process=post_process, generate_options=generate_options)
     return _read_items(iter(items), open_items, batch_size, num_workers, read_batch)
 
@@ -175,14 +177,14 @@ def _read_items(items, open_items, batch_size, num_workers, read_batch):
         pool.shutdown(cancel_futures=True)
 
 
-def _open_items(items, open_item, processor, rotate_vertical) -> list[np.ndarray | str]:
+def _open_items(items, open_item, image_processor, rotate_vertical) -> list[np.ndarray | str]:
     """Pixels `(turns, channels, height, width)` of each item, or what is wrong with it."""
     opened = []
     for item in items:
         try:
             image = open_item(item)
-            images = _turns(image, processor.image_processor) if rotate_vertical else image
-            opened.append(processor(images=images, return_tensors="np").pixel_values)
+            images = _turns(image, image_processor) if rotate_vertical else image
+            opened.append(image_processor(images, return_tensors="np").pixel_values)
         except Exception as error:
             # The cause says what is wrong with the image; around it stands its place in a batch of one.
             opened.append(str(error.__cause__ or error))

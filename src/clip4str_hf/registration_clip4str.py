@@ -38,7 +38,12 @@ class ImageTextToTextRouter(ImageTextToTextPipeline):
             # It could not be loaded before, and is needed: fail with the reason.
             if not model.config.name_or_path:
                 raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
-            processor = AutoProcessor.from_pretrained(model.config.name_or_path)
+            processor = AutoProcessor.from_pretrained(
+                model.config.name_or_path,
+                revision=getattr(model.config, "_commit_hash", None),
+                # Code that came with the model has been trusted already.
+                trust_remote_code=type(model).__module__.startswith("transformers_modules."),
+            )
         return ImageTextToTextPipeline(model=model, processor=processor, **kwargs)
 
 
