@@ -35,7 +35,10 @@ def parse_arguments() -> argparse.Namespace:
     )
     add_words_arguments(parser, "validation")
     parser.add_argument(
-        "--charset", choices=CHARSET_SIZES, default="exact", help="characters that decide what is right"
+        "--charset",
+        choices=CHARSET_SIZES,
+        default="exact",
+        help="characters that decide what is right (default: exact, labels cleaned up as for the training)",
     )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
     parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")

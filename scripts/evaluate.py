@@ -56,6 +56,12 @@ def parse_arguments() -> argparse.Namespace:
         value = getattr(arguments, name)
         if value is not None and value < least:
             parser.error(f"--{name.replace('_', '-')} {value} must be at least {least}")
+    defaults = {"split": None, "name": None, "image_column": "image", "text_column": None}
+    for name, default in defaults.items():
+        if not arguments.data and getattr(arguments, name) != default:
+            parser.error(
+                f"--{name.replace('_', '-')} is of --data: benchmarks have one split, and columns of their own"
+            )
     if arguments.misreads and arguments.misreads.suffix not in (".tsv", ".jsonl"):
         parser.error(f"--misreads {arguments.misreads} must end in .tsv or .jsonl")
     return arguments
@@ -83,21 +89,25 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
         yield lambda misread: None
         return
     part = path.with_name(f"{path.name}.part")
-    try:
-        with open(part, "w", encoding="utf-8", newline="") as file:
+    with open(part, "w", encoding="utf-8", newline="") as file:
+        try:
             if path.suffix == ".tsv":
                 table = csv.DictWriter(file, MISREAD_COLUMNS, dialect="excel-tab", lineterminator="\n")
                 table.writeheader()
                 yield lambda misread: table.writerow(misread | {"charsets": ",".join(misread["charsets"])})
             else:
                 yield lambda misread: print(json.dumps(misread, ensure_ascii=False), file=file)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+        except BaseException:  # of hours of reading, also where it was interrupted
+            print(f"The misreads so far are in {part}.", file=sys.stderr)
+            raise
+    part.replace(path)
 
 
 def load(arguments: argparse.Namespace):
-    """The model, its processor, the words of each set, and where these are from; whatever is wrong is said here."""
+    """
+    The model, its processor, the words of each set, where these are from, and the splits of those that have several;
+    whatever is wrong is said here.
+    """
     try:
         benchmarks = find_benchmarks(arguments.benchmarks) if arguments.benchmarks else {}
         sources = name_sets(arguments, benchmarks)
@@ -114,7 +124,10 @@ def load(arguments: argparse.Namespace):
         if arguments.card and arguments.card.exists():
             load_card(arguments.card)
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
-        return *load_reader(arguments.model, arguments.device, **precision), words, sources
+        splits = {name: str(rows.split) for name, rows in words.items() if not (rows is None or benchmarks.get(name))}
+        if arguments.split is None:  # what has no splits is "train" to the library
+            splits = {name: split for name, split in splits.items() if split != "train"}
+        return *load_reader(arguments.model, arguments.device, **precision), words, sources, splits
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
         sys.exit(str(error))
 
@@ -154,13 +167,13 @@ def main() -> int:
     logging.disable_progress_bar()
     disable_progress_bars()
 
-    model, processor, words, sources = load(arguments)
+    model, processor, words, sources, splits = load(arguments)
     default = model.generation_config.refine_iters
     options = {
         "refine_iters": default if arguments.refine_iters is None else arguments.refine_iters,
         "visual_only": arguments.visual_only or model.generation_config.visual_only,
     }
-    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "split": arguments.split}
+    data = {"sources": {name: str(source) for name, source in sources.items() if source}, "splits": splits}
     data |= options | {"dtype": str(model.dtype).removeprefix("torch.")}
     unreadable = []
 

@@ -4,7 +4,6 @@
 import logging
 import sys
 from dataclasses import MISSING, dataclass, field, fields
-from pathlib import Path
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -22,7 +21,7 @@ from clip4str_hf import (
 )
 from clip4str_hf.card_clip4str import is_hub_id
 from clip4str_hf.data.augmentation import TextAugmentation
-from clip4str_hf.data.charset import read_charset
+from clip4str_hf.data.charset import read_charset, read_lines
 from clip4str_hf.data.curriculum import WordCurriculum
 from clip4str_hf.data.rendering import WordRenderer
 from clip4str_hf.data.words import clean_words, load_words
@@ -253,7 +252,7 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
 def make_curriculum(arguments: DataArguments, training: TrainingArguments, model, real_words, augmentation):
     renderer = WordRenderer(
         arguments.fonts,
-        arguments.words and Path(arguments.words).read_text(encoding="utf-8-sig").splitlines(),
+        arguments.words and read_lines(arguments.words),
         charset=model.config.charset,
         backgrounds=arguments.backgrounds,
         plain_fonts=arguments.plain_fonts or None,
@@ -329,6 +328,12 @@ def contradiction(model: ModelArguments, data: DataArguments, training: Training
         return "give --train_data, --fonts or both"
     if not data.fonts and (unused := changed(data, *rendering)):
         return f"--{unused[0]} is of rendered words, give --fonts too"
+    if not data.train_data and (unused := changed(data, "real_share", "train_split")):
+        return f"--{unused[0]} is of --train_data, give that too"
+    if data.dataset_config_name is not None and not any(
+        map(is_hub_id, [*data.train_data, data.validation_data or ""])
+    ):
+        return f"--dataset_config_name {data.dataset_config_name} is of sets of the Hub, and none is given"
     if data.streaming and data.fonts:
         return "--streaming does not go with --fonts: real words are drawn at random among the rendered ones"
     if data.validation_data is None and (data.streaming or not data.train_data):
@@ -376,6 +381,13 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
         return f"--label_smoothing_factor {training.label_smoothing_factor} must be 0: the loss is the model's"
     if unused := changed(training, "optim", "optim_args"):
         return f"--{unused[0]} does not apply: the optimizer is AdamW, with a rate for each part of the model"
+    if training.save_total_limit == 1 and training.load_best_model_at_end:
+        return (
+            "--save_total_limit 1 would keep the best checkpoint alone, and the same command would go on from there, "
+            "although all is done: give at least 2, or --load_best_model_at_end False"
+        )
+    if data.fonts and training.auto_find_batch_size:
+        return "--auto_find_batch_size does not apply: smaller batches would end before the words get difficult"
     if data.fonts and changed(training, "train_sampling_strategy"):
         return "--train_sampling_strategy does not apply: rendered words have their order"
     return None
@@ -392,7 +404,10 @@ def changed(arguments, *names: str) -> list[str]:
 
 def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
-    model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
+    try:
+        model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
+    except ValueError as error:  # of what `TrainingArguments` does not take together
+        parser.error(str(error))
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
     problem = contradiction(model_arguments, data_arguments, training)
     if problem:

@@ -124,6 +124,14 @@ def test_labels_count_as_in_an_evaluation():
     assert len(counted) == 2 == evaluate_words(rows, model, processor)["36"]["words"]
 
 
+def test_exact_labels_are_cleaned_up_as_for_the_training():
+    model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())
+    processor = Clip4STRProcessor.from_pretrained(default_checkpoint())
+    image = {"path": str(WORDS / "word_2083.webp"), "bytes": None}
+    rows = [{"image": image, "text": text} for text in ("Phar macy", "Phärmacy", "PHARMACY")]
+    assert [word.is_correct for word in read_for_calibration(rows, model, processor)] == [True, True, False]
+
+
 def test_characters_that_are_not_compared_are_not_wrong():
     logits = torch.zeros(6, 95)
     word = WordLogits(logits, True, _right_characters("Exit!", "exit", 36))

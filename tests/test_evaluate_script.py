@@ -131,7 +131,7 @@ def test_a_folder_of_words_in_all_charsets(tmp_path):
             "long_labels": 0,
         }
     assert (result["groups"], result["notes"]) == ({}, [])
-    options = {"split": None, "refine_iters": 1, "visual_only": False, "dtype": "float32"}
+    options = {"splits": {}, "refine_iters": 1, "visual_only": False, "dtype": "float32"}
     assert result["options"] == {"sources": {"crops": str(WORDS)}, **options}
     card = ModelCard.load(tmp_path / "my-reader" / "README.md")
     assert card.data.model_name == "my-reader"
@@ -176,6 +176,7 @@ def runs(benchmarks, tmp_path_factory):
         ("--data", WORDS, "--image-column", "crop"): "no column 'crop'",
         ("--data", WORDS, "--text-column", "word"): "no column 'word'",
         ("--data", "words="): "words= names no words",
+        ("--benchmarks", benchmarks, "--split", "test"): "--split is of --data",
         ("--benchmarks", folder / "empty"): "holds none of the folders IIIT5k",
         ("--benchmarks", benchmarks, "--data", f"HOST={WORDS}"): "Two sets are named HOST",
         ("--data", WORDS, "--model", folder / "no model"): "no model",
@@ -187,9 +188,13 @@ def runs(benchmarks, tmp_path_factory):
     renamed = words.rename_columns({"image": "crop", "text": "word"})
     DatasetDict(train=renamed, validation=renamed.select(range(3))).save_to_disk(folder / "others")
     columns = ["--image-column", "crop", "--text-column", "word"]
-    splits = [["--data", folder / "words"], ["--data", f"mine={folder / 'words'}", "--split", "train"]]
+    splits = [
+        ["--data", folder / "words", "--output", folder / "test"],
+        ["--data", f"mine={folder / 'words'}", "--split", "train"],
+    ]
     # The split and the columns are not those of the benchmarks.
-    splits += [["--data", folder / "others", "--split", "validation", *columns, "--benchmarks", benchmarks]]
+    validation = ["--split", "validation", *columns, "--benchmarks", benchmarks, "--output", folder / "validation"]
+    splits += [["--data", folder / "others", *validation]]
     refusals = (["--misreads", folder / "none.tsv", *parts] for parts in refused)
     *found, test, train, others, read = evaluate_all(folder / "home", *refusals, *splits, read)
     refused = dict(zip(refused.values(), found, strict=True))
@@ -277,3 +282,9 @@ def test_the_split_is_test_unless_another_is_named(runs):
 def test_columns_and_splits_are_those_of_the_data_and_not_of_the_benchmarks(runs):
     words = dict(re.findall(r"^\| (\S+) \| (\d+) ", runs.others.stdout, re.M))
     assert words["others"] == "3" and {"HOST", "WOST"} <= words.keys()
+
+
+@pytest.mark.parametrize("split, name", [("test", "words"), ("validation", "others")])
+def test_results_tell_the_split_of_words_that_have_several(runs, split, name):
+    results = json.loads((runs.folder / split / "results.json").read_text(encoding="utf-8"))
+    assert results["options"]["splits"] == {name: split}

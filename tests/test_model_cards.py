@@ -83,7 +83,7 @@ def report(refine_iters=1, split=None, **sets):
     }
     options = {
         "sources": {name: f"data/{name}/lmdb" for name in sets},
-        "split": split,
+        "splits": dict.fromkeys(sets, split),
         "refine_iters": refine_iters,
         "visual_only": False,
         "dtype": "float32",

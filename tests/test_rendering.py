@@ -310,7 +310,7 @@ def test_contact_sheet_holds_every_image():
 
 def test_script(tmp_path):
     def run(*arguments):
-        command = [sys.executable, SCRIPT, *arguments, "--fonts", *FONTS, "--words", DATA / "words.txt"]
+        command = [sys.executable, SCRIPT, "--fonts", *FONTS, "--words", DATA / "words.txt", *arguments]
         return subprocess.run(map(str, command), capture_output=True, text=True, cwd=tmp_path)
 
     (tmp_path / "marked.txt").write_text("Exit\n", encoding="utf-8-sig")  # as Windows saves it
@@ -319,6 +319,10 @@ def test_script(tmp_path):
     with open(tmp_path / "words" / "metadata.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == 12 and all((tmp_path / "words" / row["file_name"]).is_file() for row in rows)
+    assert "exit" in {row["text"].lower() for row in rows}
+    (tmp_path / "ansi.txt").write_text("Tür\n", encoding="latin-1")
+    assert "ansi.txt is not UTF-8" in run("other", "--words", tmp_path / "ansi.txt").stderr
+    assert "--sheet draws 100 words" in run("sheet.png", "--sheet", "--num-words", 5).stderr
     assert run("sheet.png", "--sheet").returncode == 0
     assert Image.open(tmp_path / "sheet.png").size == (1280, 560)
     again = run("words")

@@ -210,6 +210,16 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "other"))
 
 
+def test_a_broken_fine_tuning_goes_on_with_the_augmentations_of_its_epoch(tmp_path, tiny):
+    # Ten words in three steps: the fourth is in the middle of the second epoch.
+    options = ["--config_name", tiny, "--train_data", WORDS, "--max_steps", "6", *SMALL, *STEPS]
+    options += ["--load_best_model_at_end", "False", "--save_total_limit", "3"]
+    train(*options, "--output_dir", tmp_path / "whole")
+    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "broken" / "checkpoint-4")
+    train(*options, "--output_dir", tmp_path / "broken")
+    assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
+
+
 def test_a_run_that_goes_on_outlives_the_checkpoint_where_it_was_broken(tmp_path, tiny):
     # By its loss the first checkpoint is not the best, which would be kept.
     options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--metric_for_best_model", "loss"]
@@ -394,6 +404,12 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         (["--train_data", WORDS, "--resume_from_checkpoint", "checkpoint-7"], "checkpoint-7"),
         ([*RENDERED, "--train_data", WORDS, "--streaming"], "--streaming does not go with --fonts"),
         (["--train_data", WORDS, "--label_smoothing_factor", "0.1"], "label_smoothing_factor 0.1 must be 0"),
+        (["--train_data", WORDS, "--save_total_limit", "1"], "--save_total_limit 1 would keep the best"),
+        (["--train_data", WORDS, "--save_strategy", "steps"], "strategy to match"),
+        (["--train_data", WORDS, "--dataset_config_name", "a"], "--dataset_config_name a is of sets of the Hub"),
+        ([*RENDERED, "--real_share", "0.1"], "--real_share is of --train_data"),
+        ([*RENDERED, "--train_split", "test"], "--train_split is of --train_data"),
+        ([*RENDERED, "--max_steps", "2", *STEPS, "--auto_find_batch_size", "True"], "--auto_find_batch_size does"),
         (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),
         ([*RENDERED, "--max_steps", "2"], "validate and save by steps: give --eval_strategy steps"),
         (["--train_data", WORDS, "--validation_data", WORDS, "--validation_share", "0.5"], "--validation_share"),

@@ -381,6 +381,27 @@ def test_a_table_that_is_not_utf8_is_named(tmp_path):
         load_words(tmp_path / "words")
 
 
+def test_words_of_several_kinds_are_not_read_in_part(tmp_path):
+    table = "file_name,text\na.png,one\n"
+    make_folder(tmp_path / "mixed" / "own", table, "a.png")
+    pq.write_table(pa.table({"image": [picture(1)], "text": ["two"]}), tmp_path / "mixed" / "more.parquet")
+    with pytest.raises(ValueError, match="words of several kinds, folder and parquet folder: give their folders one"):
+        load_words(tmp_path / "mixed")
+    make_folder(tmp_path / "tables" / "a", table, "a.png")
+    row = json.dumps({"file_name": "b.png", "text": "two"})
+    make_folder(tmp_path / "tables" / "b", "", "b.png").joinpath("metadata.csv").unlink()
+    (tmp_path / "tables" / "b" / "metadata.jsonl").write_text(row)
+    with pytest.raises(ValueError, match=r"metadata\.jsonl are of several kinds: make all of them metadata\.csv"):
+        load_words(tmp_path / "tables")
+
+
+def test_what_went_wrong_in_the_library_is_said(tmp_path):
+    make_folder(tmp_path / "words", "", "a.png").joinpath("metadata.csv").unlink()
+    (tmp_path / "words" / "metadata.jsonl").write_text('{"file_name": "../a.png", "text": "a"}\n')
+    with pytest.raises(ValueError, match=r"words: (?!An error occurred).*\.\./a\.png"):
+        load_words(tmp_path / "words")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_a_path_that_looks_like_a_pattern_is_the_path(tmp_path, streaming):
     make_folder(tmp_path / "plates1", "file_name,text\na.png,wrong\n", "a.png")

@@ -1,8 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Character sets as they are given on a command line."""
+"""Character sets and lists of words as they are given on a command line."""
 
+import os
 import unicodedata
 from pathlib import Path
+
+
+def read_lines(path: str | os.PathLike) -> list[str]:
+    """
+    The lines of a UTF-8 text file, without their ends and without a byte order mark.
+
+    Raises:
+        OSError: if the file cannot be read.
+        ValueError: if it is not UTF-8.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig").splitlines()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8, save it as UTF-8: {error}") from error
 
 
 def read_charset(argument: str) -> str:
@@ -17,7 +32,7 @@ def read_charset(argument: str) -> str:
     """
     if not argument.startswith("@"):
         return argument
-    return unicodedata.normalize("NFC", "".join(Path(argument[1:]).read_text(encoding="utf-8-sig").splitlines()))
+    return unicodedata.normalize("NFC", "".join(read_lines(argument[1:])))
 
 
-__all__ = ["read_charset"]
+__all__ = ["read_charset", "read_lines"]

@@ -26,6 +26,7 @@ from datasets import (
     load_dataset_builder,
     load_from_disk,
 )
+from datasets.exceptions import DatasetGenerationError
 
 from ..image_processing_clip4str import to_rgb
 from ..reading import is_image_name
@@ -94,19 +95,10 @@ def load_words(
     if kind in ("lmdb", "saved", "folder") and kwargs:
         raise ValueError(f"{sorted(kwargs)} do not apply to {source}, which is read without `load_dataset_builder`.")
     choose_split = partial(_choose_split, source, split, default_split)
-    if kind == "lmdb":
-        choose_split(["train"])
-        words = load_lmdb(path, streaming, cache_dir, num_proc)
-    elif kind == "saved":
-        words = _load_saved(path, choose_split)
-    elif kind == "folder":
-        words = _load_image_folder(path, choose_split, text_column, cache_dir, num_proc)
-    else:
-        if kind == "parquet file":
-            source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
-        elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes it for a pattern
-            source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
-        words = _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
+    try:
+        words = _load(source, kind, choose_split, text_column, streaming, cache_dir, num_proc, **kwargs)
+    except DatasetGenerationError as error:
+        raise ValueError(f"{source}: {error.__cause__ or error}") from error
     if streaming and isinstance(words, Dataset):
         stream = words.to_iterable_dataset(num_shards=max(1, num_shards(len(words))))
         words = concatenate_datasets([stream], split=words.split)  # which a stream of a Dataset forgets
@@ -252,9 +244,14 @@ def _kind(source: str | os.PathLike) -> str:
         return "saved"
     found = {_mark(name) for _, _, files in os.walk(path, followlinks=True) for name in files}
     # A repository of parquet may hold pictures as well, but no metadata of them.
-    for mark, kind in {"data": "lmdb", "metadata": "folder", "parquet": "parquet folder", "image": "folder"}.items():
-        if mark in found:
-            return kind
+    marks = {"data": "lmdb", "metadata": "folder", "parquet": "parquet folder", "image": "folder"}
+    kinds = [kind for mark, kind in marks.items() if mark in found]
+    if len(found - {None, "image"}) > 1:
+        raise ValueError(
+            f"{source} holds words of several kinds, {' and '.join(kinds[:2])}: give their folders one by one."
+        )
+    if kinds:
+        return kinds[0]
     raise ValueError(
         f"{source} holds no words: accepted are LMDB folders (data.mdb), folders of save_to_disk, parquet files and "
         "images with a metadata.csv."
@@ -269,6 +266,22 @@ def _mark(name: str) -> str | None:
     if name.lower().endswith(".parquet"):
         return "parquet"
     return "image" if is_image_name(name) else None
+
+
+def _load(source, kind: str, choose_split: Callable, text_column, streaming, cache_dir, num_proc, **kwargs):
+    path = Path(source)
+    if kind == "lmdb":
+        choose_split(["train"])
+        return load_lmdb(path, streaming, cache_dir, num_proc)
+    if kind == "saved":
+        return _load_saved(path, choose_split)
+    if kind == "folder":
+        return _load_image_folder(path, choose_split, text_column, cache_dir, num_proc)
+    if kind == "parquet file":
+        source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
+    elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes it for a pattern
+        source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
+    return _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
 
 
 def _choose_split(source, split: str | None, default: str, splits: list[str]) -> str:
@@ -303,8 +316,11 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     builder = load_dataset_builder("imagefolder", data_dir=escape(str(path)), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
     split = choose_split(list(data_files))
-    tables = [file for file in data_files[split] if os.path.basename(file) == "metadata.csv"]
-    if not any(os.path.basename(file) in METADATA_NAMES for file in data_files[split]):
+    listed = [file for file in data_files[split] if os.path.basename(file) in METADATA_NAMES]
+    tables = [file for file in listed if os.path.basename(file) == "metadata.csv"]
+    if 0 < len(tables) < len(listed):
+        raise ValueError(f"{path}: {', '.join(listed)} are of several kinds: make all of them metadata.csv.")
+    if not listed:
         raise ValueError(
             f"{path}: images without texts. They need a metadata.csv with the columns file_name and text beside them; "
             "names of folders are no texts."

@@ -109,7 +109,8 @@ def read_for_calibration(
     Args:
         words (`Iterable[dict]`): rows with `image` and `text`, as in [`evaluate_words`].
         model, processor, batch_size, num_workers: as in [`evaluate_words`].
-        charset_size (`int`, *optional*): 36, 62 or 94 characters that are compared, or `None`, see [`normalize`].
+        charset_size (`int`, *optional*): 36, 62 or 94 characters that are compared, see [`normalize`]; with `None`
+            labels are first cleaned up as for the training, because no reader writes what it was not taught.
         report (`Callable`, *optional*): called with a `dict` of `row` and `error` for an image that cannot be read.
 
     Returns:
@@ -119,7 +120,8 @@ def read_for_calibration(
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
     readings = read_items(words, open_word, model, processor, batch_size, num_workers, post_process)
     for row, (word, reading) in enumerate(readings):
-        label, fault = check_label(word["text"], charset_size, longest)
+        label = word["text"] or ""
+        label, fault = check_label(label if charset_size else processor.tokenizer.clean(label), charset_size, longest)
         if "error" in reading:
             report({"row": row, "error": reading["error"]})
         elif fault is None:

@@ -43,7 +43,7 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             dataset_name=f"{name} ({figures['words']} words)",
             # Figures of other characters are of other numbers of words, which the Hub takes for one set otherwise.
             dataset_config=charset,
-            dataset_split=options.get("split"),
+            dataset_split=options["splits"].get(name),
             metric_type=metric_type,
             metric_name=f"{metric_name} in %, {CHARSET_DESCRIPTIONS[charset]}",
             metric_value=round(100 * figures[figure], 2),
