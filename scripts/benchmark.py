@@ -32,6 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
+from clip4str_hf.data.arguments import require_at_least
 from clip4str_hf.metrics.tables import markdown_table
 
 
@@ -40,6 +41,14 @@ SIZES = {  # image tower: width, layers, patch; text tower: width, layers; proje
     "b16": (768, 12, 16, 512, 12, 512),
     "l14": (1024, 24, 14, 768, 12, 768),
     "h14": (1280, 32, 14, 1024, 24, 1024),
+}
+SECTIONS = {
+    "reading": "generate beside the image encoder",
+    "training": "a step beside the encoder's forward and backward",
+    "options": "ways to read",
+    "length": "cost against the length of the texts",
+    "peers": "readers of transformers, random weights",
+    "share": "of the device's rate of matrix products",
 }
 OPTIONS = {
     "default": {},
@@ -342,17 +351,7 @@ def measure(arguments: argparse.Namespace, show: Callable[[str, list[dict]], Non
         "share": lambda: [matrix_share(model, clock, largest)],
     }
     for name in arguments.sections:
-        show(f"{name}: {SECTIONS[name]}", sections[name]())
-
-
-SECTIONS = {
-    "reading": "generate beside the image encoder",
-    "training": "a step beside the encoder's forward and backward",
-    "options": "ways to read",
-    "length": "cost against the length of the texts",
-    "peers": "readers of transformers, random weights",
-    "share": "of the device's rate of matrix products",
-}
+        show(name, sections[name]())
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -369,9 +368,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--sections", nargs="+", choices=SECTIONS, default=list(SECTIONS), help="what is measured")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, unrounded")
     arguments = parser.parse_args()
-    for name in ("train_batch_size", "text_length", "repeats", "threads"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    require_at_least(parser, arguments, train_batch_size=1, text_length=1, repeats=1, threads=1)
     if min(arguments.batch_sizes) < 1:
         parser.error(f"--batch-sizes {min(arguments.batch_sizes)} must be at least 1")
     if arguments.json and not arguments.json.parent.is_dir():
@@ -389,9 +386,9 @@ def main():
     )
     figures = {}
 
-    def show(title: str, rows: list[dict]):
-        figures[title.partition(":")[0]] = rows
-        print(to_markdown(title, rows), flush=True)
+    def show(name: str, rows: list[dict]):
+        figures[name] = rows
+        print(to_markdown(f"{name}: {SECTIONS[name]}", rows), flush=True)
 
     measure(arguments, show)
     if arguments.json:

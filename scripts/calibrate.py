@@ -13,7 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, words_options
+from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.calibration import (
     calibration_errors,
@@ -45,6 +45,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
     parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
     arguments = parser.parse_args()
+    require_at_least(parser, arguments, batch_size=1, num_workers=0)
     if arguments.write and not (Path(arguments.model) / "config.json").is_file():
         parser.error(f"--write needs a reader in a folder, {arguments.model} is none")
     return arguments

@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, words_options
+from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.image_processing_clip4str import to_rgb
 from clip4str_hf.metrics.evaluation import open_word
@@ -244,9 +244,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--batch-size", type=int, default=32, help="of the readers that read batches")
     parser.add_argument("--json", type=Path, metavar="FILE", help="the figures, unrounded")
     arguments = parser.parse_args()
-    for name in ("threads", "batch_size"):
-        if getattr(arguments, name) < 1:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least 1")
+    require_at_least(parser, arguments, threads=1, batch_size=1)
     arguments.sets = dict(given.partition("=")[::2] for given in arguments.data)
     if not all(arguments.sets.values()) or len(arguments.sets) < len(arguments.data) or "all" in arguments.sets:
         parser.error(f"{' '.join(arguments.data)}: each set is NAME=WORDS, with a name of its own that is not 'all'")

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, words_options
+from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
 from clip4str_hf.metrics.evaluation import CHARSET_SIZES, evaluate_words, make_report, to_markdown
@@ -52,13 +52,9 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not (arguments.data or arguments.benchmarks):
         parser.error("give words with --data or --benchmarks")
-    for name, least in (("batch_size", 1), ("num_workers", 0), ("refine_iters", 0)):
-        value = getattr(arguments, name)
-        if value is not None and value < least:
-            parser.error(f"--{name.replace('_', '-')} {value} must be at least {least}")
-    defaults = {"split": None, "name": None, "image_column": "image", "text_column": None}
-    for name, default in defaults.items():
-        if not arguments.data and getattr(arguments, name) != default:
+    require_at_least(parser, arguments, batch_size=1, num_workers=0, refine_iters=0)
+    for name in ("split", "name", "image_column", "text_column"):
+        if not arguments.data and getattr(arguments, name) != parser.get_default(name):
             parser.error(
                 f"--{name.replace('_', '-')} is of --data: benchmarks have one split, and columns of their own"
             )

@@ -13,6 +13,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
+from clip4str_hf.data.arguments import require_at_least
 from clip4str_hf.reading import find_images, load_reader, read_images
 
 
@@ -38,9 +39,7 @@ def parse_arguments() -> argparse.Namespace:
     arguments = parser.parse_args()
     if not arguments.paths and arguments.files_from is None:
         parser.error("give images, folders or --files-from")
-    for name, least in (("batch_size", 1), ("num_workers", 0)):
-        if getattr(arguments, name) < least:
-            parser.error(f"--{name.replace('_', '-')} {getattr(arguments, name)} must be at least {least}")
+    require_at_least(parser, arguments, batch_size=1, num_workers=0)
     return arguments
 
 

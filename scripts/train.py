@@ -188,7 +188,7 @@ def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecogn
     model, processor = load_reader(name, dtype=torch.float32, **options)
     if texts:
         model.resize_charset(**texts)
-        processor = Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
+        processor = processor.adapted_to(model.config)
     return model, processor
 
 
@@ -198,7 +198,7 @@ def make_processor(config: Clip4STRConfig, name: str) -> Clip4STRProcessor:
         processor = Clip4STRProcessor.from_pretrained(name)
     except OSError:
         return Clip4STRProcessor.from_config(config)
-    return Clip4STRProcessor.from_config(config, processor.image_processor, processor.tokenizer)
+    return processor.adapted_to(config)
 
 
 def text_options(arguments: ModelArguments) -> dict:
@@ -348,9 +348,8 @@ def contradiction(model: ModelArguments, data: DataArguments, training: Training
         return "--augment_magnitude does not go with --augment False"
     if data.augment and not data.fonts and training.dataloader_persistent_workers:
         return "--dataloader_persistent_workers would show each epoch the same augmentations"
-    if data.streaming or data.fonts:
-        return endless_contradiction(data, training) or trainer_contradiction(data, training)
-    return trainer_contradiction(data, training)
+    endless = endless_contradiction(data, training) if data.streaming or data.fonts else None
+    return endless or trainer_contradiction(data, training)
 
 
 def endless_contradiction(data: DataArguments, training: TrainingArguments) -> str | None:

@@ -302,7 +302,7 @@ def test_the_report_says_what_was_not_counted():
     tally = {"unreadable": 1, "empty_labels": 0, "long_labels": 2}
     sets = {name: None for name in BENCHMARKS}
     sets |= {"HOST": {"36": figures(30, 0.5)["36"] | tally}, "a|b": {"36": figures(7, 1 / 3)["36"] | tally}}
-    report = make_report("my-reader", {"refine_iters": 1}, sets)
+    report = make_report("my-reader", {"refine_iters": 1, "sources": {}, "splits": {"HOST": "test"}}, sets)
     assert json.loads(json.dumps(report)) == report
     assert report["sets"]["SVT"] is None
     assert (report["sets"]["HOST"]["published_words"], report["sets"]["a|b"]["published_words"]) == (2416, None)

@@ -64,11 +64,11 @@ class Clip4STRCaptioner(nn.Module):
             captioned.append(next((position[part] for part in character.lower() if part in position), blank))
         init.copy_(self.caption_index, torch.tensor(captioned))
         init.copy_(self.kinds, torch.tensor([*map(_kind, self.caption_charset), SPACE]))
-        symbol_of_byte = {byte: symbol for symbol, byte in enumerate(_bytes_in_symbol_order())}
+        id_of_byte = {byte: index for index, byte in enumerate(_symbol_of_byte())}
         width = self.symbols.shape[1]
         rows = []
         for character in self.caption_charset:
-            encoded = [] if _kind(character) == SPACE else [symbol_of_byte[byte] for byte in character.encode()]
+            encoded = [] if _kind(character) == SPACE else [id_of_byte[byte] for byte in character.encode()]
             rows.append(encoded + [BLANK] * (width - len(encoded)))
         init.copy_(self.symbols, torch.tensor([*rows, [BLANK] * width]))
 
@@ -182,23 +182,21 @@ def read_merges(num_merges: int, vocab_size: int, path: Path = MERGES_FILE) -> t
     with gzip.open(path, "rt", encoding="utf-8") as file:
         next(file)
         pairs = [tuple(next(file).split()) for _ in range(num_merges)]
-    symbols = [_SYMBOL_OF_BYTE[byte] for byte in _bytes_in_symbol_order()]
+    symbols = [*_symbol_of_byte().values()]
     symbols += [symbol + "</w>" for symbol in symbols]
     ids = {token: index for index, token in enumerate([*symbols, *map("".join, pairs)])}
     keys = torch.tensor([ids[left] * vocab_size + ids[right] for left, right in pairs], dtype=torch.long)
     return keys.sort()
 
 
-def _bytes_in_symbol_order() -> list[int]:
-    """The 256 bytes in the order of CLIP's first 256 tokens: those that Latin-1 prints, then the rest."""
+def _symbol_of_byte() -> dict[int, str]:
+    """
+    The 256 bytes in the order of CLIP's first 256 tokens, those that Latin-1 prints before the others, each with the
+    character that stands for it in CLIP's files: itself, or one from U+0100 on where it does not print.
+    """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    return printable + [byte for byte in range(256) if byte not in printable]
-
-
-# Bytes that do not print stand in CLIP's files as the characters from U+0100 on.
-_SYMBOL_OF_BYTE = {byte: chr(byte) for byte in _bytes_in_symbol_order()[:188]} | {
-    byte: chr(256 + index) for index, byte in enumerate(_bytes_in_symbol_order()[188:])
-}
+    others = [byte for byte in range(256) if byte not in printable]
+    return dict(zip(printable + others, map(chr, [*printable, *range(256, 256 + len(others))])))
 
 
 def _kind(character: str) -> int:

@@ -9,9 +9,11 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 
 TAGS = ["scene-text-recognition", "ocr", "clip4str"]
+# How the Hub lists and loads a reader.
+METADATA = {"library_name": "transformers", "pipeline_tag": "image-to-text"}
 # The Hub's own words for what a card does not tell yet.
 MISSING = "[More Information Needed]"
-# Stands in a card for the repository that is not known yet.
+# Placeholder in a card for the Hub id, until it is known.
 NO_REPO = "OWNER/NAME"
 
 READER_CARD = """---
@@ -128,8 +130,8 @@ def reader_card(model, name: str, repo_id: str = NO_REPO, base_model: str | None
 
 def add_metadata(data: ModelCardData):
     """Adds what a card must say for the Hub to know how a reader is used; what it says already stays."""
-    data.library_name = data.library_name or "transformers"
-    data.pipeline_tag = data.pipeline_tag or "image-to-text"
+    for field, value in METADATA.items():
+        data[field] = data.get(field) or value
     tags = data.tags or []
     data.tags = tags + [tag for tag in TAGS if tag not in tags]
 
@@ -166,4 +168,14 @@ def _hub_name(model, repo_id: str) -> str | None:
     return name if is_hub_id(name) and name != repo_id else None
 
 
-__all__ = ["MISSING", "NO_REPO", "TAGS", "add_metadata", "complete_card", "has_card", "is_hub_id", "reader_card"]
+__all__ = [
+    "METADATA",
+    "MISSING",
+    "NO_REPO",
+    "TAGS",
+    "add_metadata",
+    "complete_card",
+    "has_card",
+    "is_hub_id",
+    "reader_card",
+]

@@ -206,3 +206,6 @@ def _check_tensors(expected, converted, sources):
     ]
     if problems:
         raise ValueError("The checkpoint does not fit the model it describes:\n" + "\n".join(problems))
+
+
+__all__ = ["convert_original_checkpoint", "load_original_checkpoint"]

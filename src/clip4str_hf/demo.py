@@ -7,7 +7,6 @@ from pathlib import Path
 import gradio as gr
 from PIL import Image, ImageDraw
 
-from .image_processing_clip4str import to_rgb
 from .inspection import Step, crop_box, describe_changes, read_in_steps
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
@@ -63,7 +62,7 @@ class Demo:
         if path is None:
             return None, [], None, *nothing("")
         try:
-            photo = to_rgb(self.processor.image_processor.fetch_images([path])[0])
+            photo = self.processor.image_processor.fetch_rgb(path)
         except ValueError as error:
             # The cause says what is wrong; where the file lies for now is of no interest.
             reason = str(error.__cause__ or error).replace(path, Path(path).name)

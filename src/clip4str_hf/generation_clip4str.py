@@ -204,11 +204,6 @@ class Clip4STRGenerationMixin(GenerationMixin):
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
-        for name in (
-            "output_attentions",
-            "output_hidden_states",
-        ):  # options of `forward` too
-            unknown.pop(name, None)
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)
         config.max_length = self._positions(config) + 1  # some processors ask for it
@@ -229,7 +224,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def compute_transition_scores(self, *args, **kwargs):
         """
-        Is of other decodings.
+        Not supported: confidences are part of what is returned, see the message.
 
         Raises:
             NotImplementedError: always; the message says where confidences are.
@@ -251,11 +246,11 @@ class Clip4STRGenerationMixin(GenerationMixin):
         positions = self._positions(generation_config)
         select = _Selector(logits_processor, self.config)
         refine_iters = generation_config.refine_iters
+        # A graph that is captured, and processes that share parameters, do the same work whatever is read.
+        adapts = stop_early and not torch.compiler.is_compiling()
         # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
-        # depend on the longest of the batch. A graph that is captured has no data-dependent stop.
-        stop_early = stop_early and not torch.compiler.is_compiling()
-        all_captions = not stop_early
-        stop_early = stop_early and not generation_config.cross_modal_single_pass
+        # depend on the longest of the batch.
+        stop_early = adapts and not generation_config.cross_modal_single_pass
         # Where a refinement follows, of the first prediction only the texts count, and work on all else is left out.
         texts_only = stop_early and refine_iters > 0 and not output_attentions and not select.processors
         steps = {"positions": positions, "select": select, "stop_early": stop_early, "texts_only": texts_only}
@@ -268,7 +263,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             readings.append(self._refine(self.visual_decoder, visual_memory, readings[-1].tokens, positions, select))
         answer = visual = readings[-1]
         if not generation_config.visual_only:
-            answer = self._read_cross_modal(features, readings, generation_config, steps, all_captions)
+            answer = self._read_cross_modal(features, readings, generation_config, steps, all_captions=not adapts)
 
         logits = answer.logits
         if self.config.confidence_temperature != 1:
@@ -342,7 +337,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             going_on = watch.going_on(ended)
             if len(going_on) == 0 and step + 1 >= least:
                 break
-            # Half of them at a time: what leaves is worth the copy of what stays.
+            # Rows that have ended leave once they are half of all: before, copying the rest costs more than it saves.
             if texts_only and 2 * len(going_on) <= len(rows):
                 rows, ended, memory = rows[going_on], ended[going_on], _rows_of(memory, going_on)
                 cache.batch_select_indices(going_on)
@@ -432,7 +427,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return positions
 
     def _check_options(self, config, unknown):
-        unknown = sorted(name for name, value in unknown.items() if value is not None)
+        # The configuration knows these two; transformers hands them on for `forward` all the same.
+        known = ("output_attentions", "output_hidden_states")
+        unknown = sorted(name for name, value in unknown.items() if value is not None and name not in known)
         if unknown:
             raise ValueError(f"generate does not know {unknown}.")
         for name, off in UNSUPPORTED_OPTIONS.items():
@@ -449,7 +446,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
 
 def _until_the_end(allowed, eos_token_id):
-    """What may follow an end is no question for a lexicon: the end."""
+    """`allowed`, which is not asked about texts that have ended: after an end only the end may follow."""
     return lambda index, ids: [eos_token_id] if (ids == eos_token_id).any() else allowed(index, ids)
 
 

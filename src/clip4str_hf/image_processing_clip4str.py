@@ -86,6 +86,17 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             raise ValueError("No image was given.")
         return images
 
+    def fetch_rgb(self, image) -> Image.Image:
+        """
+        One image of any kind that this processor reads, opened, as a PIL image of mode RGB.
+
+        Raises:
+            TypeError: if it is not an image.
+            ValueError: if it cannot be read, or is several images.
+        """
+        (image,) = self.fetch_images(image)
+        return to_rgb(image)
+
     @staticmethod
     def _fetch(index: int, image):
         if isinstance(image, str | os.PathLike):
@@ -218,8 +229,8 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
     limit = 1 if pixels.dtype.kind == "f" else 65535
     if not (low >= 0 and high <= limit):  # not the other way round, so that NaN fails
         raise ValueError(f"pixels of type {pixels.dtype} must lie in 0 to {limit}, got {low} to {high}")
-    if limit == 65535:
-        limit = 65535 if (pixels.dtype.kind, pixels.dtype.itemsize) == ("u", 2) or high > 255 else 255
+    if limit > 1 and high <= 255 and pixels.dtype.type is not np.uint16:  # of either byte order
+        limit = 255
     return np.rint(pixels * np.float32(255 / limit)).astype(np.uint8)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 
 import torch
 
-from .image_processing_clip4str import to_rgb
 from .metrics.analysis import confused_characters
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
@@ -45,8 +44,7 @@ def read_in_steps(
     """
     if refine_iters < 0:
         raise ValueError(f"refine_iters={refine_iters} must be at least 0.")
-    (image,) = processor.image_processor.fetch_images(image)
-    image = to_rgb(image)
+    image = processor.image_processor.fetch_rgb(image)
     pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(model.device, model.dtype)
     steps = []
     # Each number of refinements from the start: a single word is read in no time, and `generate` stays what it is.

@@ -32,7 +32,7 @@ class Clip4STROutput(ModelOutput):
     Output of [`Clip4STRForSceneTextRecognition`].
 
     Args:
-        loss (`torch.FloatTensor` of shape `(1,)`, *optional*, returned when `labels` is given):
+        loss (`torch.FloatTensor`, a scalar, *optional*, returned when `labels` is given):
             Permuted-language-modelling loss of both branches.
         logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
             Scores of the cross-modal branch before softmax, of the visual one where it reads alone. Without labels: of
@@ -379,9 +379,12 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         state = {
             f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
         }
-        towers = reader.state_dict().items()
-        towers = {name: tensor.shape for name, tensor in towers if name.startswith(("vision_tower.", "text_tower."))}
-        wrong = sorted(name for name, shape in towers.items() if name not in state or state[name].shape != shape)
+        expected = {
+            name: tensor.shape
+            for name, tensor in reader.state_dict().items()
+            if name.startswith(("vision_tower.", "text_tower."))
+        }
+        wrong = sorted(name for name, shape in expected.items() if name not in state or state[name].shape != shape)
         if wrong:
             raise ValueError(f"Tensors of the towers that this CLIP lacks, or has in other shapes: {wrong}.")
         reader.load_state_dict(state, strict=False)
@@ -392,7 +395,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def resize_token_embeddings(self, *args, **kwargs):
         """
-        Is of models whose vocabulary is a number.
+        Not supported: the vocabulary follows from the characters, which `resize_charset` changes.
 
         Raises:
             NotImplementedError: always.

@@ -44,7 +44,7 @@ class Clip4STRPipeline(Pipeline):
     [{'generated_text': 'Exit', 'score': 0.98}]
     ```"""
 
-    # None: a processor that is not found is no error yet, as a model alone tells where it is.
+    # `None`: optional. Where `pipeline` finds no processor, `__init__` looks where the model was loaded from.
     _load_processor = None
     _load_tokenizer = False
     _load_image_processor = False
@@ -78,8 +78,7 @@ class Clip4STRPipeline(Pipeline):
         """Saves model and processor; [`Pipeline`] would save the parts of the processor alone."""
         self.model.save_pretrained(save_directory, **kwargs)
         # A tokenizer keeps what it was loaded with, to which `pipeline` adds the model's dtype: a clean one instead.
-        parts = self.processor.image_processor, self.processor.tokenizer
-        Clip4STRProcessor.from_config(self.model.config, *parts).save_pretrained(save_directory, **kwargs)
+        self.processor.adapted_to(self.model.config).save_pretrained(save_directory, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
         # As of the model: `push_to_hub` comes here with an empty form for a card.
@@ -160,7 +159,7 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
             f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
         ) from error
     # The model may have got other characters or images since it was saved.
-    return Clip4STRProcessor.from_config(model.config, processor.image_processor, processor.tokenizer)
+    return processor.adapted_to(model.config)
 
 
 def _fits(processor, config) -> bool:

@@ -103,6 +103,10 @@ class Clip4STRProcessor(ProcessorMixin):
         sizes = {"charset": config.charset, "max_label_length": config.max_label_length}
         return cls(image_processor, Clip4STRTokenizer(**sizes, **options))
 
+    def adapted_to(self, config: Clip4STRConfig) -> "Clip4STRProcessor":
+        """This processor with the characters, the longest label and the image size of a model's configuration."""
+        return self.from_config(config, self.image_processor, self.tokenizer)
+
     @classmethod
     def from_clip_processor(
         cls,

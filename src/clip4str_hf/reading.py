@@ -17,12 +17,12 @@ import torch
 from PIL import Image
 from safetensors import SafetensorError
 
-from .image_processing_clip4str import Clip4STRImageProcessor, is_tall, to_rgb
+from .image_processing_clip4str import Clip4STRImageProcessor, is_tall
 from .modeling_clip4str import Clip4STRForSceneTextRecognition
 from .processing_clip4str import Clip4STRProcessor
 
 
-# Arguments of `from_pretrained` that say where the files are, which the processor's come from too.
+# Arguments of `from_pretrained` that say where the files are: the processor is loaded with them too.
 HUB_ARGUMENTS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -49,8 +49,7 @@ def load_reader(
         wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
         if wrong:
             raise ValueError(f"its weights do not fit its configuration: {wrong}")
-        saved = Clip4STRProcessor.from_pretrained(name, **hub)
-        processor = Clip4STRProcessor.from_config(model.config, saved.image_processor, saved.tokenizer)
+        processor = Clip4STRProcessor.from_pretrained(name, **hub).adapted_to(model.config)
         return model if device is None else model.to(device), processor
     except (AssertionError, OSError, RuntimeError, SafetensorError, ValueError) as error:
         # AssertionError: torch without CUDA
@@ -193,8 +192,7 @@ def _open_items(items, open_item, image_processor, rotate_vertical) -> list[np.n
 
 def _turns(image, image_processor: Clip4STRImageProcessor) -> list[Image.Image]:
     """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
-    (image,) = image_processor.fetch_images(image)
-    image = to_rgb(image)
+    image = image_processor.fetch_rgb(image)
     if not is_tall(image.height, image.width):
         return [image]
     turns = [Image.Transpose.ROTATE_270]
@@ -219,4 +217,4 @@ def _read_batch(batch, parts, model, post_process, generate_options) -> Iterator
             yield item, max(islice(readings, len(pixel_values)), key=itemgetter("score"))
 
 
-__all__ = ["find_images", "load_reader", "read_images", "read_items"]
+__all__ = ["find_images", "is_image_name", "load_reader", "read_images", "read_items"]

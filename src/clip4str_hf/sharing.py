@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 # The client of huggingface_hub: the package behind it differs from one version to the next.
 from transformers.image_utils import httpx
 
-from .card_clip4str import MISSING, NO_REPO
+from .card_clip4str import METADATA, MISSING, NO_REPO
 from .reading import load_reader
 
 
@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Hide())
 from transformers import pipeline
 print(json.dumps(pipeline("image-to-text", model=sys.argv[1], trust_remote_code=True)(sys.argv[2])[0]))
 """
-# transformers' drafts of a card have theirs, written like this or like `MISSING`.
+# How the cards that transformers drafts mark what is still to be filled in.
 PLACEHOLDER = re.compile(rf"{re.escape(MISSING)}|^More information needed$", flags=re.MULTILINE)
 
 
@@ -61,9 +61,8 @@ def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: s
 
 def problems_of_card(card: ModelCard) -> list[str]:
     """What a card must tell before others can use the reader, and does not."""
-    needed = {"library_name": "transformers", "pipeline_tag": "image-to-text"}
     problems = [
-        f"{field}: {value} is missing" for field, value in needed.items() if getattr(card.data, field) != value
+        f"{field}: {value} is missing" for field, value in METADATA.items() if getattr(card.data, field) != value
     ]
     if not card.data.license:
         problems.append("license is missing")
@@ -110,6 +109,8 @@ def draw_sample(path: str | os.PathLike, charset: str):
 
 def check_destination(repo_id: str):
     """
+    Checks the name of a repository before any work is done.
+
     Raises:
         ValueError: if `repo_id` is not `OWNER/NAME`.
     """

@@ -13,6 +13,7 @@ from .configuration_clip4str import DEFAULT_CHARSET, characters
 
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.json"}
+END, BEGIN, PAD = "[E]", "[B]", "[P]"
 
 
 class Clip4STRTokenizer(PreTrainedTokenizer):
@@ -72,20 +73,19 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             raise ValueError(f"max_label_length={max_label_length} must be at least 1.")
         # Fixed by the method; a saved configuration repeats them.
         kwargs |= {
-            "eos_token": "[E]",
-            "bos_token": "[B]",
-            "pad_token": "[P]",
+            "eos_token": END,
+            "bos_token": BEGIN,
+            "pad_token": PAD,
             "special_tokens_pattern": "bos_eos",
             "model_max_length": max_label_length + 2,
         }
-        special = (kwargs["eos_token"], kwargs["bos_token"], kwargs["pad_token"])
         if vocab_file is not None:
-            in_file = _read_charset(vocab_file, special)
+            in_file = _read_charset(vocab_file)
             if charset is not None and list(charset) != list(in_file):
                 raise ValueError(f"charset differs from the characters of {vocab_file}: give one of them only.")
             charset = in_file
         self.charset = characters("charset", DEFAULT_CHARSET if charset is None else charset)
-        self.vocab = _vocabulary(self.charset, special)
+        self.vocab = _vocabulary(self.charset)
         # The case that the letters have, if they have one only.
         lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
         self._fold = str if lower == upper else str.lower if lower else str.upper
@@ -229,18 +229,16 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         return repr(self.charset) if len(self.charset) <= 200 else f"{self.charset[:200]!r}.."
 
 
-def _vocabulary(charset: str, special: tuple[str, str, str]) -> dict[str, int]:
-    end, begin, pad = special
-    return {token: index for index, token in enumerate([end, *charset, begin, pad])}
+def _vocabulary(charset: str) -> dict[str, int]:
+    return {token: index for index, token in enumerate([END, *charset, BEGIN, PAD])}
 
 
-def _read_charset(path: str | os.PathLike, special: tuple[str, str, str]) -> str:
+def _read_charset(path: str | os.PathLike) -> str:
     with open(path, encoding="utf-8") as file:
         vocab = json.load(file)
-    charset = "".join(token for token in sorted(vocab, key=vocab.get) if token not in special)
-    if vocab != _vocabulary(charset, special):
-        end, begin, pad = special
-        raise ValueError(f"{path} must hold {end} with id 0, then single characters, then {begin} and {pad}.")
+    charset = "".join(token for token in sorted(vocab, key=vocab.get) if token not in (END, BEGIN, PAD))
+    if vocab != _vocabulary(charset):
+        raise ValueError(f"{path} must hold {END} with id 0, then single characters, then {BEGIN} and {PAD}.")
     return charset
 
 

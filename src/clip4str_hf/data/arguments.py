@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which words of a data set are meant, on the command lines of the scripts."""
+"""Arguments that several scripts have."""
 
 import argparse
 
@@ -10,7 +10,7 @@ def add_words_arguments(parser: argparse.ArgumentParser, default_split: str):
 
     Args:
         parser (`argparse.ArgumentParser`): of a script that loads words.
-        default_split (`str`): which of several splits is meant by none.
+        default_split (`str`): the split that is read if there are several and none is named.
     """
     parser.add_argument("--split", help=f"of the words (default: the only one, among several {default_split})")
     parser.add_argument("--name", help="configuration of a set of the Hub")
@@ -21,7 +21,7 @@ def add_words_arguments(parser: argparse.ArgumentParser, default_split: str):
 
 def words_options(arguments: argparse.Namespace) -> dict:
     """
-    What [`load_words`] takes, of the arguments that [`add_words_arguments`] added.
+    The keyword arguments for [`load_words`], out of what [`add_words_arguments`] added.
 
     Args:
         arguments (`argparse.Namespace`): as the parser gives them.
@@ -31,4 +31,19 @@ def words_options(arguments: argparse.Namespace) -> dict:
     return options if arguments.name is None else options | {"name": arguments.name}
 
 
-__all__ = ["add_words_arguments", "words_options"]
+def require_at_least(parser: argparse.ArgumentParser, arguments: argparse.Namespace, **least: int):
+    """
+    Ends a script with a message if a number on its command line is too small.
+
+    Args:
+        parser (`argparse.ArgumentParser`): of the script.
+        arguments (`argparse.Namespace`): as the parser gives them; `None` is a number that was not given.
+        least: the least value of each, by its name in `arguments`.
+    """
+    for name, smallest in least.items():
+        value = getattr(arguments, name)
+        if value is not None and value < smallest:
+            parser.error(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
+
+
+__all__ = ["add_words_arguments", "require_at_least", "words_options"]

@@ -214,3 +214,6 @@ class TextAugmentation(TrainerCallback):
         """Other augmentations in each epoch; [`Trainer`] calls this."""
         # Counted here: the epoch of the state lags behind in a stream, whose length nobody knows.
         self.epoch += 1
+
+
+__all__ = ["OPERATIONS", "TextAugmentation"]

@@ -70,9 +70,9 @@ class WordRenderer:
         fonts (`Iterable` of `str` or `os.PathLike`): font files, or folders that are searched for them.
         words (`Sequence[str]`, *optional*): words to draw; without them random strings alone.
         charset (`Sequence[str]`, *optional*): the characters that may occur. Words are put into its case, and words
-            with other characters are left out. Letters
-            are placed one by one from left to right, so that scripts whose letters join, stack or run from right to
-            left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; a reader of them learns from other images.
+            with other characters are left out. Letters are placed one by one from left to right, so that scripts whose
+            letters join, stack or run from right to left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; a reader
+            of them learns from other images.
         backgrounds (`str` or `os.PathLike`, *optional*): a folder of pictures without text; without it backgrounds are
             plain, graded or grained.
         plain_fonts (`Iterable` of `str` or `os.PathLike`, *optional*): fonts for easy images, `fonts` by default.
@@ -258,8 +258,8 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
         FileNotFoundError: if a path does not exist.
         ValueError: if there are none.
     """
-    found = []
-    for path in map(Path, paths):
+    paths, found = [Path(path) for path in paths], []
+    for path in paths:
         if not path.exists():
             raise FileNotFoundError(f"{path}: no such font or folder")
         files = path.rglob("*") if path.is_dir() else [path]

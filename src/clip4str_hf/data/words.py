@@ -70,7 +70,7 @@ def load_words(
         source (`str` or `os.PathLike`): path or Hub id.
         split (`str`, *optional*): name of the split. Defaults to the only one, among several to `default_split`.
         streaming (`bool`, defaults to `False`): read while iterating instead of preparing a copy on the disk first.
-        default_split (`str`, defaults to `"train"`): which of several splits is meant by none.
+        default_split (`str`, defaults to `"train"`): the split that is read if there are several and none is named.
         image_column (`str`, defaults to `"image"`): column of the images.
         text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, without that to `"label"`.
         cache_dir (`str` or `os.PathLike`, *optional*): where copies are kept, by default the cache of `datasets`.
@@ -309,7 +309,7 @@ def _load_built(source, choose_split: Callable, streaming, cache_dir, num_proc, 
 
 
 def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_dir, num_proc) -> Dataset:
-    # Of the images there are paths only: nothing to stream.
+    # Rows hold the paths of images only, so there is nothing to stream.
     # A table at the top is about the whole folder, whatever files and folders are called: the library would look for
     # splits in names such as `word_train_1.png`, and leave the table itself out of them.
     whole = {"train": "**"} if any((path / name).exists() for name in METADATA_NAMES) else None
@@ -485,7 +485,7 @@ def _keep_batch(images: list, texts: list, indices: list[int], check: _Check, re
 
 def _clean_dataset(words: Dataset, check: _Check, num_proc: int | None) -> tuple[Dataset, CleaningReport]:
     # Texts and verdicts are written beside the images, which stay where they are.
-    text, name = Value("string"), Value("string")
+    string = Value("string")
     checked = words.map(
         _check_batch,
         with_indices=True,
@@ -493,7 +493,7 @@ def _clean_dataset(words: Dataset, check: _Check, num_proc: int | None) -> tuple
         batched=True,
         batch_size=BATCH_WORDS,
         remove_columns=words.column_names,
-        features=Features({"text": text, "problem": Value("string"), "changed": Value("bool"), "name": name}),
+        features=Features({"text": string, "problem": string, "changed": Value("bool"), "name": string}),
         fn_kwargs={"check": check},
         num_proc=num_proc,
         desc="Checking words",

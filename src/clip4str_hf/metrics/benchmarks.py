@@ -10,6 +10,8 @@ ICDAR 2013 and of ICDAR 2015, the smaller ones parts of the larger, make them th
 import os
 from pathlib import Path
 
+from .protocol import FIGURES
+
 
 BENCHMARKS = {
     "IIIT5k": 3000,
@@ -39,8 +41,6 @@ GROUPS = {
     # CLIP4STR's nine, in which its public code counts the words of IC15_1811 twice.
     "clip4str": ("IIIT5k", "SVT", "IC13_1015", "IC15_1811", "IC15_2077", "SVTP", "CUTE80", "HOST", "WOST"),
 }
-
-FIGURES = ("word_accuracy", "one_minus_ned", "mean_confidence")
 
 
 def find_benchmarks(root: str | os.PathLike) -> dict[str, Path | None]:
@@ -104,4 +104,4 @@ def _mean(sets: list[dict]) -> dict:
     return by_words | {"words": words, "mean_over_sets": by_sets}
 
 
-__all__ = ["BENCHMARKS", "FIGURES", "GROUPS", "find_benchmarks", "group_means"]
+__all__ = ["BENCHMARKS", "GROUPS", "find_benchmarks", "group_means"]

@@ -10,8 +10,8 @@ from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
 from .analysis import WordAnalysis
-from .benchmarks import BENCHMARKS, FIGURES, group_means
-from .protocol import MAX_LABEL_LENGTH, WordTally
+from .benchmarks import BENCHMARKS, group_means
+from .protocol import FIGURES, MAX_LABEL_LENGTH, WordTally
 from .tables import markdown_table
 
 
@@ -81,7 +81,8 @@ def make_report(model: str, options: dict, sets: dict[str, dict[str, dict] | Non
 
     Args:
         model (`str`): the name of the reader.
-        options (`dict`): how it read, and in `sources` where the words are from.
+        options (`dict`): how it read; in `sources` where the words of each set are from, and in `splits` the split of
+            each set that has several (`to_eval_results` needs both).
         sets (`dict`): for each set what [`evaluate_words`] gives; `None` for a benchmark that is missing.
 
     Returns:
@@ -107,7 +108,9 @@ def to_markdown(report: dict) -> str:
     sets, its mean weighted by words; figures in %, under each charset, and a dash where there is none.
     """
     options = ", ".join(
-        f"{name} {value}" for name, value in report["options"].items() if name != "sources" and value is not None
+        f"{name} {value}"
+        for name, value in report["options"].items()
+        if name not in ("sources", "splits") and value is not None
     )
     caption = f"{report['model']} ({options}). Figures in %, means of groups weighted by words."
     charsets = next((list(found["charsets"]) for found in report["sets"].values() if found), [])
@@ -122,7 +125,13 @@ def to_markdown(report: dict) -> str:
 
 
 def open_word(word: dict):
-    """The image of a row, opened; `ValueError` if there is none."""
+    """
+    The image of a row, opened if it is a column's `dict` of `bytes` and `path`.
+
+    Raises:
+        ValueError: if there is no image, or the file is none.
+        OSError: if the file cannot be opened.
+    """
     image = word["image"]
     if image is None:
         raise ValueError("there is no image")

@@ -47,7 +47,7 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             metric_type=metric_type,
             metric_name=f"{metric_name} in %, {CHARSET_DESCRIPTIONS[charset]}",
             metric_value=round(100 * figures[figure], 2),
-            metric_args={name: options[name] for name in READING if name in options},
+            metric_args={option: options[option] for option in READING if option in options},
         )
         for name, found in report["sets"].items()
         for charset, figures in (found["charsets"] if found else {}).items()

@@ -38,6 +38,7 @@ CHARSETS = {
     62: frozenset(string.digits + string.ascii_letters),
     94: frozenset(string.digits + string.ascii_letters + string.punctuation),
 }
+FIGURES = ("word_accuracy", "one_minus_ned", "mean_confidence")
 
 
 def normalize(text: str, charset_size: int | None = 36) -> str:
@@ -157,7 +158,7 @@ class WordTally:
             `words`, `unreadable`, `empty_labels` and `long_labels` (`int`); with an analysis also `analysis` (`dict`),
             what [`~WordAnalysis.results`] gives.
         """
-        means = dict.fromkeys(("word_accuracy", "one_minus_ned", "mean_confidence"))
+        means = dict.fromkeys(FIGURES)
         if self.words:
             sums = (self._correct, self.words - self._distance, self._confidence)
             means = {name: total / self.words for name, total in zip(means, sums)}
@@ -279,6 +280,7 @@ def _to_ascii(text: str) -> str:
 
 __all__ = [
     "CHARSETS",
+    "FIGURES",
     "MAX_LABEL_LENGTH",
     "WordTally",
     "check_label",

@@ -49,3 +49,6 @@ class DataCollatorForTextRecognition:
                 f"No column {name!r} among {sorted(rows[0])}: name it, and set remove_unused_columns=False."
             )
         return [row[name] for row in rows]
+
+
+__all__ = ["DataCollatorForTextRecognition"]

@@ -6,13 +6,12 @@ Rendered words know where their letters lie. Through the decoder's own head the 
 once, and does not have to wait until the decoder has learnt where to look.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 from transformers import BatchFeature
 
-from ..image_processing_clip4str import to_rgb
 from ..modeling_clip4str import IGNORE_INDEX, Clip4STRForSceneTextRecognition
 from .collator import DataCollatorForTextRecognition
 from .reader_trainer import ReaderTrainer
@@ -29,7 +28,7 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
         num_columns (`int`): columns of image patches.
     """
 
-    num_columns: int = 0
+    num_columns: int = field(kw_only=True)
 
     def __call__(self, rows: list[dict]) -> BatchFeature:
         inputs = super().__call__(rows)
@@ -46,8 +45,7 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
 
     def _is_turned(self, image) -> bool:
         """Whether the columns that are read are not those of the image."""
-        (image,) = self.processor.image_processor.fetch_images(image)
-        image = to_rgb(image)
+        image = self.processor.image_processor.fetch_rgb(image)
         return self.processor.image_processor.is_turned(image.height, image.width)
 
 

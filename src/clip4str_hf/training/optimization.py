@@ -48,3 +48,6 @@ def optimizer_groups(
         }
         for (in_decoder, decays), parameters in groups.items()
     ]
+
+
+__all__ = ["optimizer_groups"]
