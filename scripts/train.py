@@ -385,6 +385,8 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
             "--save_total_limit 1 would keep the best checkpoint alone, and the same command would go on from there, "
             "although all is done: give at least 2, or --load_best_model_at_end False"
         )
+    if data.fonts and training.ignore_data_skip:
+        return "--ignore_data_skip does not apply: a run that goes on would begin with easy words again"
     if data.fonts and training.auto_find_batch_size:
         return "--auto_find_batch_size does not apply: smaller batches would end before the words get difficult"
     if data.fonts and changed(training, "train_sampling_strategy"):

@@ -347,6 +347,12 @@ def test_unknown_options_and_wrong_values_are_refused(reader, words):
             reader.generate(words[:1], refine_iters=wrong)
 
 
+def test_a_length_that_is_asked_for_goes_before_one_that_was_saved(reader, words):
+    reader.generation_config.max_new_tokens = 3
+    assert reader.generate(words).shape[1] == 4
+    assert reader.generate(words, max_length=6).shape[1] == 6
+
+
 def test_options_that_are_none_are_left_out(reader, words):
     assert reader.generate(words[:1], streamer=None, stopping_criteria=None).equal(reader.generate(words[:1]))
 

@@ -155,6 +155,11 @@ def test_trainer_metrics_are_those_of_the_ids():
     assert found == {"word_accuracy": 0.5, "one_minus_ned": pytest.approx(1 - (1 / 4) / 2)}
     in_batches = SimpleNamespace(predictions=[predictions[:1], predictions[1:]], label_ids=[labels[:1], labels[1:]])
     assert word_metrics(processor)(in_batches) == found
+    one_by_one = word_metrics(processor)
+    parts = [SimpleNamespace(predictions=predictions[i : i + 1], label_ids=labels[i : i + 1]) for i in (0, 1)]
+    for _ in range(2):
+        assert one_by_one(parts[0], compute_result=False) == {}
+        assert one_by_one(parts[1], compute_result=True) == found
     found = word_metrics(processor, charset_size=94)(SimpleNamespace(predictions=predictions, label_ids=labels))
     assert found == {"word_accuracy": 0, "one_minus_ned": pytest.approx(1 - (3 / 4 + 1 / 4) / 2)}
 

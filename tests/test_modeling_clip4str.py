@@ -85,12 +85,21 @@ def test_the_token_ids_follow_from_the_charset(tmp_path):
         ({"max_label_length": 2.5}, "max_label_length=2.5 must be a whole number"),
         ({"decoder_mlp_ratio": 0}, "decoder_mlp_ratio=0 must be a whole number of at least 1"),
         ({"num_frozen_text_layers": 3}, "num_frozen_text_layers=3 must lie between -1 and the tower's 2 layers"),
+        ({"num_frozen_text_layers": 2.0}, "num_frozen_text_layers=2.0 must be a whole number"),
+        ({"image_size": {"height": 32, "width": 32}}, r"image_size=\['height', 'width'\] must be \[height, width\]"),
+        ({"image_size": [32.0, 32]}, r"image_size=\[32.0, 32\] must be"),
+        ({"decoder_layer_norm_eps": -1e-5}, "decoder_layer_norm_eps=-1e-05 must be more than 0"),
         ({"num_frozen_image_layers": -2}, "num_frozen_image_layers=-2 must lie between -1 and the tower's 2 layers"),
     ],
 )
 def test_a_configuration_that_does_not_fit_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**fields)
+
+
+def test_configurations_are_equal_if_all_of_them_is():
+    assert tiny_config() == tiny_config() != tiny_config(charset="abc")
+    assert tiny_config() != tiny_config(decoder_layers=2)
 
 
 def test_towers_that_are_changed_on_loading_are_checked_too(tmp_path):
@@ -267,6 +276,31 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(pixel_values)
     again, found = gradients(model, pixel_values)
     torch.testing.assert_close(again, loss)
     torch.testing.assert_close(found, expected)
+
+
+def test_checkpointing_that_loses_gradients_is_refused():
+    with pytest.raises(ValueError, match="use_reentrant=True would lose gradients"):
+        tiny_model().gradient_checkpointing_enable({"use_reentrant": True})
+
+
+def test_parts_of_a_batch_have_outputs_of_one_length(pixel_values):
+    model = tiny_model()
+    labels = spell(model, ["a", "abcd"])
+    model._is_replica = True  # as `nn.DataParallel` marks its copies
+    assert model(pixel_values[:1], labels=labels[:1]).logits.shape[1] == labels.shape[1] - 1
+
+
+def test_a_training_without_labels_is_refused(pixel_values):
+    with pytest.raises(ValueError, match="no labels to train on"):
+        tiny_model().train()(pixel_values)
+
+
+def test_token_ids_of_another_processor_are_refused(pixel_values):
+    model = tiny_model()
+    labels = spell(model, LABELS)
+    model.config.bos_token_id = 11  # as `Trainer` aligns them
+    with pytest.raises(ValueError, match="bos_token_id=11 must be 95: `Trainer` has taken it from a processor"):
+        model(pixel_values, labels=labels)
 
 
 def test_reading_compiles_as_one_graph(model, pixel_values):

@@ -409,6 +409,7 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         (["--train_data", WORDS, "--dataset_config_name", "a"], "--dataset_config_name a is of sets of the Hub"),
         ([*RENDERED, "--real_share", "0.1"], "--real_share is of --train_data"),
         ([*RENDERED, "--train_split", "test"], "--train_split is of --train_data"),
+        ([*RENDERED, "--max_steps", "2", *STEPS, "--ignore_data_skip", "True"], "--ignore_data_skip does"),
         ([*RENDERED, "--max_steps", "2", *STEPS, "--auto_find_batch_size", "True"], "--auto_find_batch_size does"),
         (["--train_data", WORDS, "--num_permutations", "3"], "num_permutations=3 must be 1 or even"),
         ([*RENDERED, "--max_steps", "2"], "validate and save by steps: give --eval_strategy steps"),

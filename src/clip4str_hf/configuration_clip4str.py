@@ -166,6 +166,9 @@ class Clip4STRConfig(PreTrainedConfig):
         super().__init__(**kwargs | ids)
         self.validate_reader()
 
+    # Of all fields; that of a dataclass, which a configuration is made, would compare those of the base class alone.
+    __eq__ = PreTrainedConfig.__eq__
+
     @classmethod
     def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "Clip4STRConfig":
         """The configuration of a reader made of the CLIP of `clip_config`; `kwargs` are this class's own arguments."""
@@ -226,6 +229,14 @@ class Clip4STRConfig(PreTrainedConfig):
     def validate_reader(self):
         """Raises `ValueError` where the numbers do not fit together."""
         text, vision = self.text_config, self.vision_config
+        for name in (
+            "caption_context_length",
+            "num_frozen_image_layers",
+            "num_frozen_text_layers",
+            "num_permutations",
+        ):
+            if type(getattr(self, name)) is not int:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number.")
         for name in ("max_label_length", "decoder_layers", "decoder_attention_heads", "decoder_mlp_ratio"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1.")
@@ -249,7 +260,8 @@ class Clip4STRConfig(PreTrainedConfig):
         if uncased:
             raise ValueError(f"caption_charset must be lower case, as captions are, got {uncased}.")
         patch = vision.patch_size
-        if len(self.image_size) != 2 or any(side < patch or side % patch for side in self.image_size):
+        fitting = [type(side) is int and side >= patch and side % patch == 0 for side in self.image_size]
+        if fitting != [True, True]:
             raise ValueError(
                 f"image_size={self.image_size} must be [height, width], both multiples of the patch size {patch}."
             )
@@ -262,12 +274,13 @@ class Clip4STRConfig(PreTrainedConfig):
             raise ValueError(
                 f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors."
             )
+        for name in ("confidence_temperature", "decoder_layer_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ValueError(f"{name}={getattr(self, name)} must be more than 0.")
         if not 0 <= self.decoder_dropout < 1:
             raise ValueError(f"decoder_dropout={self.decoder_dropout} must lie in [0, 1).")
         if not 0 <= self.cross_modal_loss_weight < math.inf:
             raise ValueError(f"cross_modal_loss_weight={self.cross_modal_loss_weight} must be at least 0.")
-        if not 0 < self.confidence_temperature < math.inf:
-            raise ValueError(f"confidence_temperature={self.confidence_temperature} must be more than 0.")
         for name, tower in (("num_frozen_text_layers", text), ("num_frozen_image_layers", vision)):
             if not -1 <= getattr(self, name) <= tower.num_hidden_layers:
                 raise ValueError(

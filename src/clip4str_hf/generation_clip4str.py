@@ -203,6 +203,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
         self._complete_generation_config()
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
+        if kwargs.get("max_length") is not None:  # goes before a number of new tokens that was saved
+            kwargs.setdefault("max_new_tokens", None)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, DynamicCache
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -263,6 +264,14 @@ class Clip4STRPreTrainedModel(PreTrainedModel):
     _supports_flash_attn = True
     _supports_attention_backend = True
 
+    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
+        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+            # Those behind frozen layers, and those of a memory, which is a list of tensors.
+            raise ValueError(
+                "use_reentrant=True would lose gradients here: leave it out, or give use_reentrant=False."
+            )
+        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
+
     @torch.no_grad()
     def _init_weights(self, module):
         """Truncated normal for the decoders; the towers initialise themselves."""
@@ -335,6 +344,19 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             model.generation_config.visual_only = not trained
         model._complete_generation_config()
         return loaded
+
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs):
+        """
+        As in every model.
+
+        Raises:
+            ValueError: for `use_reentrant=True`, which loses the gradients behind frozen layers and within a memory.
+        """
+        if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+            raise ValueError(
+                "use_reentrant=True would lose gradients here: leave it out, or give use_reentrant=False."
+            )
+        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
 
     @classmethod
     def from_clip_pretrained(
@@ -497,12 +519,17 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             labels the permuted-language-modelling loss of both branches.
 
         Raises:
-            ValueError: if images or labels are not of the shapes above, or attentions are asked of another
-                implementation than eager.
+            ValueError: if images or labels are not of the shapes above, there are no labels while it trains, or
+                attentions are asked of another implementation than eager.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
         if labels is None:
+            if self.training and torch.is_grad_enabled():
+                raise ValueError(
+                    "There are no labels to train on. `Trainer` takes them away for label_smoothing_factor and "
+                    "compute_loss_func, but the loss is the model's; to read, call model.eval() first."
+                )
             output = self._read_logits(pixel_values, output_attentions)
         else:
             labels = self._checked_labels(labels, pixel_values)
@@ -604,8 +631,15 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 f"labels of shape {tuple(labels.shape)} must have one row for each of {len(pixel_values)} images."
             )
         begin, pad = self.config.bos_token_id, self.config.pad_token_id
+        if begin != self.config.num_classes:
+            raise ValueError(
+                f"bos_token_id={begin} must be {self.config.num_classes}: `Trainer` has taken it from a processor of "
+                "other characters. Use that of Clip4STRProcessor.from_config(model.config), or resize_charset."
+            )
         labels = labels.long().masked_fill(labels == IGNORE_INDEX, pad)
-        length = int((labels != pad).sum(-1).max())
+        # Of a batch that `nn.DataParallel` has cut into parts, the outputs are put together: all of one length.
+        is_part = getattr(self, "_is_replica", False)
+        length = labels.shape[1] if is_part else int((labels != pad).sum(-1).max())
         text = labels[:, 1:]
         known = torch.where(after_end(text, self.config.eos_token_id), text == pad, (text >= 0) & (text < begin))
         valid = known.all(-1) & (text == self.config.eos_token_id).any(-1) & (labels[:, 0] == begin)

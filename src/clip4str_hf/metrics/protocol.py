@@ -231,7 +231,8 @@ def word_metrics(processor, charset_size: int | None = 36) -> Callable:
 
     Returns:
         `Callable`: makes an `EvalPrediction` of ids, -100 where there is none, `word_accuracy` and `one_minus_ned`
-        (`float`, 0 to 1). Labels as long as the processor takes count, even beyond 25 characters.
+        (`float`, 0 to 1), or, with `batch_eval_metrics=True`, one batch after the other. Labels as long as the
+        processor takes count, even beyond 25 characters.
 
     Raises:
         ValueError: if there is no such charset; when called, if the predictions are no ids or no label counts.
@@ -244,8 +245,14 @@ def word_metrics(processor, charset_size: int | None = 36) -> Callable:
     _check(charset_size)
     longest = max(MAX_LABEL_LENGTH, processor.tokenizer.max_label_length)
 
-    def compute_metrics(prediction) -> dict[str, float]:
-        texts, labels = _decode(processor, prediction.predictions), _decode(processor, prediction.label_ids)
+    words = []
+
+    def compute_metrics(prediction, compute_result: bool = True) -> dict[str, float]:
+        words.extend(zip(_decode(processor, prediction.predictions), _decode(processor, prediction.label_ids)))
+        if not compute_result:
+            return {}
+        texts, labels = zip(*words)
+        words.clear()
         results = score_words(texts, labels, charset_size=charset_size, max_label_length=longest)
         return {name: results[name] for name in ("word_accuracy", "one_minus_ned")}
 
