@@ -345,19 +345,6 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         model._complete_generation_config()
         return loaded
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: dict | None = None, **kwargs):
-        """
-        As in every model.
-
-        Raises:
-            ValueError: for `use_reentrant=True`, which loses the gradients behind frozen layers and within a memory.
-        """
-        if (gradient_checkpointing_kwargs or {}).get("use_reentrant"):
-            raise ValueError(
-                "use_reentrant=True would lose gradients here: leave it out, or give use_reentrant=False."
-            )
-        super().gradient_checkpointing_enable(gradient_checkpointing_kwargs, **kwargs)
-
     @classmethod
     def from_clip_pretrained(
         cls, clip: str | os.PathLike | CLIPModel, config: Clip4STRConfig | None = None, **kwargs
