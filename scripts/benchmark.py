@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-What reading and training cost beside the image encoder, in one run: medians over repeats, ratios first. Sizes are
-those that are published, weights are random, and no text ends before its last position, which is the worst case.
+Measures what reading and training cost compared with the image encoder in the same run: medians over repeats, ratios
+first. Sizes are the published ones, weights are random, and no text ends before its last position: the worst case.
 """
 
 import argparse
@@ -63,7 +63,7 @@ MEBIBYTE = 2**20
 
 
 class Clock:
-    """Times calls, side by side so that what disturbs one disturbs the others, with the device's work finished."""
+    """Times calls in turn, so that what disturbs one disturbs the others, and waits for the device to finish each."""
 
     def __init__(self, device: torch.device, repeats: int):
         self.device, self.repeats = device, repeats
@@ -94,7 +94,7 @@ class Clock:
             torch.cuda.synchronize(self.device)
 
     def peak_memory(self, call: Callable) -> float:
-        """MiB that a call needs beyond what is there before it."""
+        """MiB that a call needs beyond what is in use before it."""
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(self.device)
             before = torch.cuda.memory_allocated(self.device)
@@ -125,7 +125,7 @@ def resident_memory():
 
 
 def make_reader(size: str, device: torch.device, dtype: torch.dtype) -> Clip4STRForSceneTextRecognition:
-    """A reader of random weights that never says that a text has ended."""
+    """A reader with random weights that never ends a text."""
     width, layers, patch, text_width, text_layers, projection = SIZES[size]
     config = Clip4STRConfig(
         vision_config=tower(width, layers, projection) | {"patch_size": patch},
@@ -158,7 +158,7 @@ def encode(model, pixel_values):
 
 
 def read_rows(model, clock: Clock, batch_sizes: list[int]) -> list[dict]:
-    """`generate` beside the image encoder."""
+    """`generate` compared with the image encoder."""
     rows = []
     for size in batch_sizes:
         images = random_images(model, size)
@@ -177,7 +177,7 @@ def read_rows(model, clock: Clock, batch_sizes: list[int]) -> list[dict]:
 
 
 def train_row(model, clock: Clock, batch_size: int) -> dict:
-    """A training step without the optimizer beside the encoder's forward and backward."""
+    """A training step without the optimizer, compared with the encoder's forward and backward."""
     images, config = random_images(model, batch_size), model.config
     labels = torch.randint(1, len(config.charset) + 1, (batch_size, config.max_label_length + 2), device=model.device)
     labels[:, 0], labels[:, -1] = config.bos_token_id, config.eos_token_id
@@ -199,7 +199,7 @@ def train_row(model, clock: Clock, batch_size: int) -> dict:
 
 
 def option_rows(model, clock: Clock, batch_size: int, compiled: bool) -> list[dict]:
-    """What each way to read costs beside the default one."""
+    """What each way to read costs compared with the default one."""
     images = random_images(model, batch_size)
     calls = {name: partial(model.generate, images, **options) for name, options in OPTIONS.items()}
     for dtype in (torch.bfloat16, torch.float16):
@@ -237,7 +237,7 @@ def in_precision(model, dtype: torch.dtype):
 
 
 def length_rows(model, clock: Clock, batch_size: int) -> list[dict]:
-    """Reading texts of other lengths; no text of these weights ends before the longest that is allowed."""
+    """Reading texts of various lengths; with these weights every text has the greatest length allowed."""
     images = random_images(model, batch_size)
     lengths = [*range(5, model.config.max_label_length, 5), model.config.max_label_length]
     calls = [partial(encode, model, images)]
@@ -299,13 +299,13 @@ def peer_rows(reader, clock: Clock, batch_size: int, length: int) -> list[dict]:
 def read_with_peer(peer, pixels, length: int):
     if not isinstance(peer, VisionEncoderDecoderModel):
         return peer(pixels)
-    # Its tokens are word pieces, of some three characters each, and its own end.
+    # Its tokens are word pieces, of about three characters each, and its own end.
     steps = length // 3 + 1
     return peer.generate(pixels, min_new_tokens=steps, max_new_tokens=steps, num_beams=1)
 
 
 def matrix_share(model, clock: Clock, batch_size: int) -> dict:
-    """How much of the device's measured rate of matrix products the encoder and the whole reading reach."""
+    """The share of the device's measured rate of matrix products that the encoder and the whole reading reach."""
     images = random_images(model, batch_size)
     side = 8192 if model.device.type == "cuda" else 1024
     matrix = torch.randn(side, side, device=model.device, dtype=model.dtype)

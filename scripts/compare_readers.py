@@ -48,7 +48,7 @@ VARIANTS = {
 
 @dataclass
 class Reader:
-    """A reader of RGB crops that are in memory. Those that read batches are timed with them too."""
+    """A reader of RGB crops in memory. One that can read batches is timed with batches too."""
 
     name: str
     read: Callable[[Image.Image], str]
@@ -108,7 +108,7 @@ def easyocr(threads: int) -> list[Reader]:
     from easyocr_en_models import model_dir
 
     limit_opencv(threads)
-    # Both folders are given because easyocr would make those that are not, in the home folder.
+    # Both folders are given, because easyocr would make the missing ones in the home folder.
     folders = {"model_storage_directory": model_dir(), "user_network_directory": model_dir()}
     engine = EasyOCR(["en"], gpu=False, detector=False, download_enabled=False, verbose=False, **folders)
 
@@ -160,7 +160,7 @@ def limit_opencv(threads: int):
 
 
 def load_crops(sets: dict[str, str], options: dict, report: Callable[[str], None]) -> list[Word]:
-    """Decoded before anything is timed; what cannot be is reported."""
+    """The crops, decoded before anything is timed; those that cannot be decoded are reported."""
     words = []
     for name, source in sets.items():
         for row, word in enumerate(load_words(source, **options)):
@@ -172,9 +172,9 @@ def load_crops(sets: dict[str, str], options: dict, report: Callable[[str], None
 
 
 def measure(reader: Reader, words: list[Word], batch_size: int) -> dict:
-    """How many words it reads, and the time from a decoded crop to its text."""
+    """How many words a reader reads correctly, and the time from a decoded crop to its text."""
     images = [word.image for word in words]
-    reader.read(images[0])  # what is done once is not timed
+    reader.read(images[0])  # what is only done once is not timed
     texts, seconds = [], []
     for image in tqdm(images, reader.name, leave=False, disable=None):
         start = perf_counter()

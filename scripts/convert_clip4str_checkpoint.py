@@ -59,7 +59,7 @@ def convert(arguments: ConversionArguments):
     mean, std = NORMALIZATIONS[arguments.image_normalization]
     processor = Clip4STRProcessor.from_config(model.config, image_mean=mean, image_std=std)
     output_dir.parent.mkdir(parents=True, exist_ok=True)
-    # Beside its place and moved there as a whole, so that no half of it is ever found.
+    # Written beside its destination and moved there as a whole, so that nobody ever finds half of it.
     with tempfile.TemporaryDirectory(dir=output_dir.parent, prefix=f".{output_dir.name}-") as temporary:
         written = Path(temporary) / output_dir.name
         model.save_pretrained(written)

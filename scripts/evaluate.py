@@ -80,7 +80,7 @@ def name_sets(arguments: argparse.Namespace, benchmarks: dict[str, Path | None])
 
 @contextmanager
 def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
-    """Takes one misread after the other; the file is there once it is whole."""
+    """Yields a function that writes a misread; the file appears once it is complete."""
     if path is None:
         yield lambda misread: None
         return
@@ -93,7 +93,7 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
                 yield lambda misread: table.writerow(misread | {"charsets": ",".join(misread["charsets"])})
             else:
                 yield lambda misread: print(json.dumps(misread, ensure_ascii=False), file=file)
-        except BaseException:  # of hours of reading, also where it was interrupted
+        except BaseException:  # from hours of reading, even if interrupted
             print(f"The misreads so far are in {part}.", file=sys.stderr)
             raise
     part.replace(path)
@@ -101,8 +101,8 @@ def misreads_file(path: Path | None) -> Iterator[Callable[[dict], None]]:
 
 def load(arguments: argparse.Namespace):
     """
-    The model, its processor, the words of each set, where these are from, and the splits of those that have several;
-    whatever is wrong is said here.
+    The model, its processor, the words of each set, where these come from, and the splits of those that have several.
+    Exits with a message if anything is wrong.
     """
     try:
         benchmarks = find_benchmarks(arguments.benchmarks) if arguments.benchmarks else {}
@@ -121,7 +121,7 @@ def load(arguments: argparse.Namespace):
             load_card(arguments.card)
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         splits = {name: str(rows.split) for name, rows in words.items() if not (rows is None or benchmarks.get(name))}
-        if arguments.split is None:  # what has no splits is "train" to the library
+        if arguments.split is None:  # what the library calls "train" may have no splits
             splits = {name: split for name, split in splits.items() if split != "train"}
         return *load_reader(arguments.model, arguments.device, **precision), words, sources, splits
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
@@ -184,7 +184,7 @@ def main() -> int:
     with misreads_file(arguments.misreads) as list_misread:
         for sets in evaluate_sets(arguments, words, model, processor, options, report):
             result = make_report(arguments.model, data, sets)
-            # After each set: the benchmarks take hours, and the last of them as long as all others.
+            # After each set: the benchmarks take hours, and the last of them as long as all the others.
             save_report(arguments.output, result)
     print(to_markdown(result), end="")
     if arguments.card:

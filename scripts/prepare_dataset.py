@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Turns sets of words into one another: LMDB folders, parquet, `datasets`, imagefolders and sets of the Hub into parquet,
-`datasets` or LMDB. Words without a label or without an image that can be decoded are left out and named.
+Converts sets of words: LMDB folders, parquet, `datasets`, imagefolders and sets of the Hub into parquet, `datasets` or
+LMDB. Words without a label or without an image that can be decoded are left out and named.
 """
 
 import argparse

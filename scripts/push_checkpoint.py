@@ -50,7 +50,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def check(arguments: argparse.Namespace, copy: Path):
-    """Writes what would be uploaded into `copy`, and raises `ValueError` if it is not fit to be."""
+    """Writes what would be uploaded into `copy`, and raises `ValueError` if it is not fit for that."""
     complete_copy(arguments.model, copy, arguments.repo_id, arguments.card or arguments.model / "README.md")
     problems = problems_of_card(load_card(copy / "README.md"))
     if problems:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the words in images: one line for each, the file, the text and the confidence."""
+"""Reads the words in images and prints a line for each: the file, the text and the confidence."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ def open_list(name: str | None) -> Iterable[str]:
 
 def main() -> int:
     arguments = parse_arguments()
-    # Whatever bytes a file name is made of come out as they are.
+    # Whatever bytes a file name is made of are printed as they are.
     sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
     logging.set_verbosity_error()
     logging.disable_progress_bar()
@@ -81,7 +81,7 @@ def main() -> int:
     paths = (line.rstrip("\n") for line in listed)
     readings = read_images(chain(files, filter(None, paths)), *reader, **options)
     total = len(files) if arguments.files_from is None else None
-    # On a terminal the answers themselves show how far it is.
+    # On a terminal the answers themselves show the progress.
     for reading in tqdm(readings, total=total, disable=sys.stdout.isatty() or None):
         if "error" in reading:
             problems.append(reading["error"])
@@ -96,5 +96,5 @@ def main() -> int:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except BrokenPipeError:  # whoever reads has had enough, as `head` has
+    except BrokenPipeError:  # whoever reads the output has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Trains a reader: a trained one on new words, one made out of CLIP, or one from nothing."""
+"""Trains a reader: a trained one on new words, one made from CLIP, or one from scratch."""
 
 import logging
 import sys
@@ -37,7 +37,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class ModelArguments:
-    """Which reader to train: one of the first three; without any the package's own."""
+    """Which reader to train: one of the first three, or, if none is given, the package's own."""
 
     model_name_or_path: str | None = field(default=None, metadata={"help": "a trained reader: folder or Hub id"})
     clip_name_or_path: str | None = field(default=None, metadata={"help": "CLIP weights for the towers"})
@@ -142,7 +142,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
     def __post_init__(self):
         if self.bf16 is None:
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
-            # On a CPU it has to be asked for.
+            # Without a GPU for it, transformers takes bf16 only with `use_cpu`.
             self.use_cpu = self.use_cpu or (self.bf16 and not is_torch_bf16_gpu_available())
         if not self.predict_with_generate and self.metric_for_best_model == "word_accuracy":
             self.metric_for_best_model = "loss"
@@ -179,11 +179,11 @@ def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecogn
         image_processor = Clip4STRProcessor.from_clip_processor(arguments.clip_name_or_path).image_processor
         return model, Clip4STRProcessor.from_config(model.config, image_processor)
     if arguments.config_name is not None:
-        # The sizes of a reader, and not the temperature that was fitted to its weights.
+        # The sizes of a reader, but not the temperature that was fitted to its weights.
         new = {"confidence_temperature": 1.0, "dtype": "float32"}
         config = Clip4STRConfig.from_pretrained(arguments.config_name, **new, **texts, **options)
         return Clip4STRForSceneTextRecognition(config), make_processor(config, arguments.config_name)
-    # Whatever it was saved in: in half precision most steps are too small to change a weight.
+    # In float32, whatever it was saved in: in half precision most steps are too small to change a weight.
     name = arguments.model_name_or_path or default_checkpoint()
     model, processor = load_reader(name, dtype=torch.float32, **options)
     if texts:
@@ -193,7 +193,7 @@ def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecogn
 
 
 def make_processor(config: Clip4STRConfig, name: str) -> Clip4STRProcessor:
-    """The processor that lies beside a configuration, for what is read now, or a new one."""
+    """The processor saved with a configuration, adapted to what is read now, or a new one if there is none."""
     try:
         processor = Clip4STRProcessor.from_pretrained(name)
     except OSError:
@@ -202,7 +202,7 @@ def make_processor(config: Clip4STRConfig, name: str) -> Clip4STRProcessor:
 
 
 def text_options(arguments: ModelArguments) -> dict:
-    """What the reader shall read, where that is not what it reads already."""
+    """The options given for what the reader is to read; for the rest it stays as it is."""
     names = ("charset", "max_label_length", "caption_charset", "caption_context_length")
     options = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     options |= {name: read_charset(options[name]) for name in ("charset", "caption_charset") if name in options}
@@ -240,7 +240,7 @@ def load_data(arguments: DataArguments, processor: Clip4STRProcessor, seed: int)
     if arguments.streaming:
         train = train.shuffle(seed=seed, buffer_size=10_000)
     if arguments.validation_data is not None:
-        # Never a stream, of which processes would get unequal parts.
+        # Never a stream: processes would get unequal parts of it.
         validation = arguments.validation_data, arguments.validation_split, "validation"
         return train, load_clean(*validation, processor, arguments)
     if len(train) < 2:
@@ -291,7 +291,7 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
             callbacks.append(augmentation)
     if training.bf16 and training.device.type == "cpu":
         model.set_attn_implementation("eager")  # the fused attention has a slow backward in bf16 there
-    # Each process reads its own part of a stream; batches handed out by one would need labels of one length.
+    # Each process reads its own part of a stream; batches handed out by one process would need labels of one length.
     training.accelerator_config.dispatch_batches = False
     return trainer_class(
         model,
@@ -319,7 +319,7 @@ def make_optimizer(model, training: TrainingArguments) -> torch.optim.Optimizer:
 
 
 def contradiction(model: ModelArguments, data: DataArguments, training: TrainingArguments) -> str | None:
-    """What does not go together, and would be found late or not at all."""
+    """Options that do not go together, which would be noticed late or not at all."""
     names = [model.model_name_or_path, model.clip_name_or_path, model.config_name]
     if sum(name is not None for name in names) > 1:
         return "give one of --model_name_or_path, --clip_name_or_path and --config_name"
@@ -353,11 +353,11 @@ def contradiction(model: ModelArguments, data: DataArguments, training: Training
 
 
 def endless_contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
-    """What does not go with rendered words and streams."""
+    """Options that do not go with rendered words and streams."""
     if training.max_steps < 1:
         return "give --max_steps: rendered words and streams have no end"
     if "epoch" in {training.eval_strategy.value, training.save_strategy.value}:
-        # Rendered words are one long epoch; of a stream, processes end theirs one by one.
+        # Rendered words are one long epoch; in a stream, each process ends its epoch at another time.
         return (
             "of rendered words and streams validate and save by steps: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
@@ -373,7 +373,7 @@ def endless_contradiction(data: DataArguments, training: TrainingArguments) -> s
 
 
 def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> str | None:
-    """What does not go with the trainer that is made here."""
+    """Options that do not go with the trainer that is made here."""
     if training.n_gpu > 1:
         return f"start it on {training.n_gpu} devices with torchrun --nproc_per_node {training.n_gpu}"
     if training.label_smoothing_factor:
@@ -395,7 +395,7 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
 
 
 def changed(arguments, *names: str) -> list[str]:
-    """Which of these are not what they are by default."""
+    """Which of these arguments are not at their defaults."""
     defaults = {
         field.name: field.default if field.default_factory is MISSING else field.default_factory()
         for field in fields(arguments)
@@ -407,7 +407,7 @@ def main():
     parser = HfArgumentParser((ModelArguments, DataArguments, TrainingArguments), description=__doc__)
     try:
         model_arguments, data_arguments, training = parser.parse_args_into_dataclasses()
-    except ValueError as error:  # of what `TrainingArguments` does not take together
+    except ValueError as error:  # from options that `TrainingArguments` does not take together
         parser.error(str(error))
     logging.basicConfig(level=logging.INFO if training.should_log else logging.WARNING, format="%(message)s")
     problem = contradiction(model_arguments, data_arguments, training)
@@ -418,7 +418,7 @@ def main():
         model, processor = make_reader(model_arguments)
         trainer = make_trainer(model, processor, data_arguments, training)
         checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
-        # Now, because later checkpoints may take its place.
+        # Read now, because later checkpoints may take its place.
         steps_before = steps_of(checkpoint) if checkpoint else 0
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
@@ -433,7 +433,7 @@ def main():
     metrics = trainer.evaluate()
     trainer.log_metrics("eval", metrics)
     trainer.save_metrics("eval", metrics)
-    # For the card, which names what others can find.
+    # For the card, which names only what others can find.
     clip = model_arguments.clip_name_or_path
     sources = {
         "finetuned_from": clip if clip and is_hub_id(clip) else None,

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Writes what of the model cards follows from data: the cards of the original's checkpoints, the form for a fine-tuned
-reader, and, from the table of results in the card of the package's own reader, that card's metadata.
+Writes those parts of the model cards that follow from data: the cards of the original's checkpoints, the template for
+a fine-tuned reader, and the metadata of the card of the package's own reader, from the table of results in that card.
 """
 
 import argparse
@@ -63,7 +63,7 @@ def released_card(checkpoint: dict, data: dict) -> ModelCard:
 
 
 def shipped_results(text: str) -> list[EvalResult]:
-    """The results of the default reading, the first row of the first table whose first column is headed `reading`."""
+    """The results of the default reading: the first row of the first table whose first column is headed `reading`."""
     lines = text.splitlines()
     head = next(number for number, line in enumerate(lines) if line.startswith("| reading |"))
     names, figures = ([cell.strip() for cell in lines[line].strip("| ").split("|")][1:] for line in (head, head + 2))

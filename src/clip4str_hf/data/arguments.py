@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Arguments that several scripts have."""
+"""Command-line arguments that several scripts share."""
 
 import argparse
 
@@ -10,7 +10,7 @@ def add_words_arguments(parser: argparse.ArgumentParser, default_split: str):
 
     Args:
         parser (`argparse.ArgumentParser`): of a script that loads words.
-        default_split (`str`): the split that is read if there are several and none is named.
+        default_split (`str`): the split that is read if there are several and `--split` is not given.
     """
     parser.add_argument("--split", help=f"of the words (default: the only one, among several {default_split})")
     parser.add_argument("--name", help="configuration of a set of the Hub")
@@ -21,10 +21,10 @@ def add_words_arguments(parser: argparse.ArgumentParser, default_split: str):
 
 def words_options(arguments: argparse.Namespace) -> dict:
     """
-    The keyword arguments for [`load_words`], out of what [`add_words_arguments`] added.
+    The keyword arguments for [`load_words`], from the arguments that [`add_words_arguments`] added.
 
     Args:
-        arguments (`argparse.Namespace`): as the parser gives them.
+        arguments (`argparse.Namespace`): the parsed arguments.
     """
     names = ("split", "default_split", "image_column", "text_column")
     options = {name: getattr(arguments, name) for name in names}
@@ -37,8 +37,8 @@ def require_at_least(parser: argparse.ArgumentParser, arguments: argparse.Namesp
 
     Args:
         parser (`argparse.ArgumentParser`): of the script.
-        arguments (`argparse.Namespace`): as the parser gives them; `None` is a number that was not given.
-        least: the least value of each, by its name in `arguments`.
+        arguments (`argparse.Namespace`): the parsed arguments; `None` stands for a number that was not given.
+        least: the smallest value allowed for each number, by its name in `arguments`.
     """
     for name, smallest in least.items():
         value = getattr(arguments, name)

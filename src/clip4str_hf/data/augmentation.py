@@ -19,7 +19,7 @@ FILL_COLOR = (128, 128, 128)
 RESAMPLING = (Image.Resampling.BILINEAR, Image.Resampling.BICUBIC)
 
 
-# The operations. Each takes an RGB image, a level from 0 to 1 and a generator, and gives another RGB image.
+# The operations. Each takes an RGB image, a level from 0 to 1 and a generator, and returns another RGB image.
 
 
 def _auto_contrast(image, level, generator):
@@ -35,7 +35,7 @@ def _invert(image, level, generator):
 
 
 def _posterize(image, level, generator):
-    # 4 bits down to 1: none would leave a black image.
+    # 4 bits down to 1: 0 would leave a black image.
     return ImageOps.posterize(image, max(1, 4 - int(4 * level)))
 
 
@@ -53,7 +53,7 @@ def _gaussian_blur(image, level, generator):
 
 
 def _poisson_noise(image, level, generator):
-    """Brighter or darker by a Poisson number for each pixel, the same for its three channels."""
+    """Makes each pixel brighter or darker by a Poisson random number, the same for its three channels."""
     rate = min(40 * level, max(1, 0.2 * max(image.size)))
     shape = (image.height, image.width, 1)
     noise = generator.poisson(rate, shape).astype(np.int16)
@@ -68,7 +68,7 @@ def _rotate(image, level, generator):
 
 def _shear_x(image, level, generator):
     shear = 0.9 * _signed(level, generator)
-    # As much wider as the rows move apart.
+    # Wider by as much as the rows move apart.
     room = math.ceil(abs(shear) * (image.height - 1))
     offset = -room if shear > 0 else 0
     return _affine(image, (image.width + room, image.height), (1, shear, offset, 0, 1, 0), generator)
@@ -125,25 +125,25 @@ OPERATIONS = {
 class TextAugmentation(TrainerCallback):
     """
     RandAugment (arXiv 1909.13719) for word crops, as PARSeq (github.com/baudm/parseq, strhub/data/augment.py) and
-    CLIP4STR train with it. Of the `OPERATIONS` a few different ones are drawn and each is applied with probability
+    CLIP4STR train with it. A few different `OPERATIONS` are drawn for each image, and each is applied with probability
     0.5. At magnitude 10 an image is turned by 30 degrees either way, sheared by 0.9 of its height and 0.2 of its
     width, moved by 0.1 of its width and 0.3 of its height; at magnitude 5 by half of that.
 
-    Two things differ from PARSeq. Shear makes room for what it moves, as rotation does there and here, so that a word
-    keeps all its characters; and timm's SolarizeAdd is left out.
+    Two things differ from PARSeq. Shearing enlarges the image, as rotation does in both, so that a word keeps all its
+    characters; and timm's SolarizeAdd is left out.
 
-    Without a generator an image is augmented by `seed`, `epoch` and its own pixels: the number of workers, the batch
-    size and the order of the rows change nothing. [`Trainer`] counts the epochs if the augmentation is among its
-    `callbacks`; without, and with `dataloader_persistent_workers`, every epoch sees the same images.
+    Without a generator, `seed`, `epoch` and the pixels of an image decide how it is augmented: the number of workers,
+    the batch size and the order of the rows change nothing. [`Trainer`] counts the epochs if the augmentation is among
+    its `callbacks`; otherwise, or with `dataloader_persistent_workers`, every epoch sees the same images.
 
     Args:
         num_operations (`int`, defaults to 3): operations drawn for each image.
         magnitude (`float`, defaults to 5): their strength, 0 to 10. AutoContrast, Equalize and Invert have none.
-        seed (`int`, defaults to 0): another seed, other augmentations.
+        seed (`int`, defaults to 0): another seed gives other augmentations.
         image_column (`str`, defaults to `"image"`): the column that [`~TextAugmentation.transform`] augments.
 
     Raises:
-        ValueError: if there are not so many operations, or `magnitude` or `seed` is out of range.
+        ValueError: if `num_operations`, `magnitude` or `seed` is out of range.
 
     Example:
 
@@ -174,11 +174,11 @@ class TextAugmentation(TrainerCallback):
             image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
                 One image of any mode and size that [`Clip4STRImageProcessor`] reads.
             generator (`np.random.Generator`, *optional*):
-                What decides instead of the pixels, such as `np.random.default_rng((seed, epoch, index))` for row
-                `index` of a dataset.
+                Decides instead of seed, epoch and pixels: for example `np.random.default_rng((seed, epoch, index))`
+                for row `index` of a dataset.
 
         Returns:
-            `PIL.Image.Image`: in mode RGB, of the size that the operations gave it.
+            `PIL.Image.Image`: in mode RGB, of whatever size the operations gave it.
 
         Raises:
             ValueError: if the image has no pixels or cannot become RGB.
@@ -197,7 +197,7 @@ class TextAugmentation(TrainerCallback):
         Rows with augmented images, for `set_transform` and `with_transform` of a dataset.
 
         Args:
-            batch (`dict[str, list]`): columns of as many rows.
+            batch (`dict[str, list]`): columns of equal length.
 
         Raises:
             ValueError: if there is no `image_column`.
@@ -207,12 +207,12 @@ class TextAugmentation(TrainerCallback):
         return {**batch, self.image_column: [self(image) for image in batch[self.image_column]]}
 
     def on_train_begin(self, args, state, control, **kwargs):
-        """From where a training goes on; [`Trainer`] calls this."""
+        """Starts counting at the epoch that training starts or resumes in; [`Trainer`] calls this."""
         self.epoch = int(state.epoch or 0) - 1
 
     def on_epoch_begin(self, args, state, control, **kwargs):
-        """Other augmentations in each epoch; [`Trainer`] calls this."""
-        # Counted here: the epoch of the state lags behind in a stream, whose length nobody knows.
+        """Counts an epoch, which gets augmentations of its own; [`Trainer`] calls this."""
+        # Counted here, because the state's epoch lags behind in a stream of unknown length.
         self.epoch += 1
 
 

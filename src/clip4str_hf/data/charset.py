@@ -8,7 +8,7 @@ from pathlib import Path
 
 def read_lines(path: str | os.PathLike) -> list[str]:
     """
-    The lines of a UTF-8 text file, without their ends and without a byte order mark.
+    The lines of a UTF-8 text file, without line ends and byte order mark.
 
     Raises:
         OSError: if the file cannot be read.
@@ -22,9 +22,9 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 
 def read_charset(argument: str) -> str:
     """
-    A character set given as itself, or as `@` and the name of a UTF-8 text file of it, for long ones. The lines of the
-    file are joined, spaces in them are characters, and letters with accents are composed (NFC). A set with an `@` of
-    its own must not begin with it.
+    A character set, given as its characters or, if it is long, as `@` and the name of a UTF-8 text file that holds it.
+    The lines of the file are joined, spaces in them count as characters, and letters with accents are composed (NFC).
+    A set that contains `@` must not begin with it.
 
     Raises:
         OSError: if the file cannot be read.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words to train a reader from nothing: easy rendered ones first, then difficult and real ones."""
+"""Words to train a reader from scratch: easy rendered ones first, then difficult and real ones."""
 
 import numpy as np
 from datasets import Dataset
@@ -14,22 +14,22 @@ PLAIN_LENGTH = 7
 
 class WordCurriculum(data.Dataset):
     """
-    Words for one pass from the first to the last, with `train_sampling_strategy="sequential"`. Row `i` is the same in
-    every process and in every run, so that a run goes on where it stopped.
+    Words for a single pass in order, with `train_sampling_strategy="sequential"`. Row `i` is the same in every process
+    and in every run, so that a run can resume where it stopped.
 
-    A small reader that starts from nothing learns nothing from difficult words (its loss stays where the letters'
-    frequencies put it), and from easy words of a language it may learn the language. So the curriculum starts with
-    easy images of short random strings, and goes over evenly to difficult images of words, and to real ones.
+    A small reader that starts from scratch learns nothing from difficult words (its loss stays at what the letters'
+    frequencies alone give), and from easy words of a language it may learn the language instead. So the curriculum
+    starts with easy images of short random strings, and moves steadily to difficult images of words, and to real ones.
 
     Args:
         renderer ([`WordRenderer`]): draws the words.
         num_words (`int`): rows.
         real_words (`Dataset`, *optional*): real words, with the columns `image` and `text`.
         real_share (`float`, *optional*, defaults to 0.4): share of real words from `difficult_from` on.
-        plain_until (`float`, *optional*, defaults to 0.15): share of the pass with easy words alone.
-        difficult_from (`float`, *optional*, defaults to 0.4): share of the pass from which words are as difficult as
+        plain_until (`float`, *optional*, defaults to 0.15): share of the pass that has easy words only.
+        difficult_from (`float`, *optional*, defaults to 0.4): share of the pass after which words are as difficult as
             they get. With 0 there is no curriculum.
-        augmentation ([`TextAugmentation`], *optional*): of the real words.
+        augmentation ([`TextAugmentation`], *optional*): applied to the real words.
         seed (`int`, *optional*, defaults to 0): decides which words are real, and which real ones.
 
     Raises:
@@ -85,7 +85,7 @@ class WordCurriculum(data.Dataset):
     def __getitem__(self, index: int) -> dict:
         if not 0 <= index < self.num_words:
             raise IndexError(f"Row {index} of {self.num_words}.")
-        generator = np.random.default_rng((self.seed, index, 1))  # other numbers than the renderer's of this row
+        generator = np.random.default_rng((self.seed, index, 1))  # other numbers than the renderer's for this row
         difficulty = self.difficulty(index)
         if generator.random() < self.real_share * difficulty:
             return self._real_word(generator)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """
 LMDB folders as the scene text recognition community shares them (PARSeq, CLIP4STR, deep-text-recognition-benchmark):
-`num-samples`, and for each word `image-%09d`, the bytes of an image file, and `label-%09d`, UTF-8, counted from 1.
+`num-samples`, and for each word, counted from 1, `image-%09d`, the bytes of an image file, and `label-%09d`, UTF-8.
 """
 
 import math
@@ -17,16 +17,16 @@ from datasets import Dataset, Features, Image, IterableDataset, Value
 
 FEATURES = Features({"image": Image(decode=False), "text": Value("string")})
 
-# Words that a shard of a stream holds at most. Shards come in multiples of 64, so that processes and workers, mostly
-# powers of two, get equally many of them.
+# The most words in a shard of a stream. Shards come in multiples of 64, so that processes and workers, mostly powers
+# of two, get equally many of them.
 SHARD_WORDS = 1000
 SHARD_MULTIPLE = 64
-# Words that are copied while an environment is open.
+# Words that are copied each time an environment is opened.
 BLOCK_WORDS = 128
 INITIAL_MAP_SIZE = 1 << 28
 
-# A process may open a folder once at a time, but `datasets` reads several shards in threads. A fork waits until none
-# is open: the child would inherit the environment, but not the thread that closes it.
+# A process may have a folder open only once at a time, but `datasets` reads several shards in threads. A fork waits
+# until none is open: the child would inherit the environment, but not the thread that closes it.
 _ONE_IS_OPEN = threading.Lock()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(
@@ -41,17 +41,17 @@ class LmdbRange(NamedTuple):
     name: str
     start: int
     stop: int
-    # Size and time of the file: a changed file is another data set to the cache of `datasets`.
+    # Size and modification time of the file: the cache of `datasets` takes a changed file for another data set.
     version: tuple[int, int]
 
 
 def find_lmdbs(root: str | os.PathLike) -> list[Path]:
     """
-    The LMDB folders that `root` stands for: all that hold a `data.mdb`, itself or at any depth below, sorted. Links to
-    folders are followed.
+    The LMDB folders at `root` or at any depth below it, sorted: all that hold a `data.mdb`. Links to folders are
+    followed.
 
     Args:
-        root (`str` or `os.PathLike`): an LMDB folder, or a folder of such.
+        root (`str` or `os.PathLike`): an LMDB folder, or a folder of LMDB folders.
 
     Returns:
         `list[Path]`: empty if there are none.
@@ -70,19 +70,20 @@ def load_lmdb(
     The words of all LMDB folders below `root`, one folder after the other.
 
     Args:
-        root (`str` or `os.PathLike`): an LMDB folder, or a folder of such.
+        root (`str` or `os.PathLike`): an LMDB folder, or a folder of LMDB folders.
         streaming (`bool`, defaults to `False`): read the LMDB files anew in each epoch instead of copying them once
             into the cache of `datasets`. Workers and processes share the shards of a stream.
-        cache_dir (`str` or `os.PathLike`, *optional*): of the copy. A changed file is copied again.
-        num_proc (`int`, *optional*): processes that copy.
+        cache_dir (`str` or `os.PathLike`, *optional*): where the copy is kept. A changed file is copied again.
+        num_proc (`int`, *optional*): number of processes that copy.
 
     Returns:
         `Dataset` or `IterableDataset`: `image`, not decoded, with the entry's name as its path
-        (`IIIT5k/data.mdb/image-000000001`), and `text`. What is missing, or no UTF-8, is `None`.
+        (`IIIT5k/data.mdb/image-000000001`), and `text`. The `bytes` of an image that is missing or damaged are `None`,
+        as is a text that is missing, damaged or not UTF-8.
 
     Raises:
         ImportError: without the lmdb library.
-        ValueError: if there are no words below `root`, or a folder is not of this form.
+        ValueError: if there are no words below `root`, or [`count_words`] refuses a folder.
     """
     root = Path(root).resolve()
     counts = {folder: count_words(folder) for folder in find_lmdbs(root)}
@@ -96,7 +97,7 @@ def load_lmdb(
 
 def count_words(folder: str | os.PathLike) -> int:
     """
-    The number of words that an LMDB folder states.
+    The number of words that an LMDB folder says it holds.
 
     Raises:
         ImportError: without the lmdb library.
@@ -106,7 +107,7 @@ def count_words(folder: str | os.PathLike) -> int:
     try:
         with _open(folder) as environment:
             needed = (environment.info()["last_pgno"] + 1) * environment.stat()["psize"]
-            if size < needed:  # to read beyond the end of the file would end the process
+            if size < needed:  # reading beyond the end of the file would kill the process
                 raise ValueError(f"{folder}: data.mdb is cut off, it has {size} of {needed} bytes. Copy it again.")
             with environment.begin() as transaction:
                 stated = transaction.get(b"num-samples")
@@ -119,10 +120,10 @@ def count_words(folder: str | os.PathLike) -> int:
 
 def write_lmdb(batches: Iterable[list[tuple[bytes, str]]], folder: str | os.PathLike) -> int:
     """
-    Writes words into an LMDB, a transaction for each batch. [`~clip4str_hf.data.saving.save_words`] calls this.
+    Writes words into an LMDB, one transaction per batch. [`~clip4str_hf.data.saving.save_words`] calls this.
 
     Args:
-        batches (`Iterable` of `list[tuple[bytes, str]]`): bytes of an image file and the text for each word.
+        batches (`Iterable` of `list[tuple[bytes, str]]`): for each word, the bytes of an image file and the text.
         folder (`str` or `os.PathLike`): an existing folder without an LMDB.
 
     Returns:
@@ -132,7 +133,7 @@ def write_lmdb(batches: Iterable[list[tuple[bytes, str]]], folder: str | os.Path
         ImportError: without the lmdb library.
     """
     count = 0
-    # Pages need not be on the disk in order before the end: nobody looks at the folder earlier.
+    # Pages may reach the disk in any order until the end: nobody reads the folder before.
     with _import_lmdb().open(os.fspath(folder), map_size=INITIAL_MAP_SIZE, sync=False) as environment:
         for batch in batches:
             items = {}
@@ -147,12 +148,12 @@ def write_lmdb(batches: Iterable[list[tuple[bytes, str]]], folder: str | os.Path
 
 
 def num_shards(num_words: int) -> int:
-    """How many shards a stream of so many words has."""
+    """The number of shards of a stream of `num_words` words."""
     return min(num_words, SHARD_MULTIPLE * math.ceil(num_words / (SHARD_MULTIPLE * SHARD_WORDS)))
 
 
 def _shards(root: Path, counts: dict[Path, int]) -> list[tuple[LmdbRange, ...]]:
-    # A list of shards is what `datasets` shares among processes and workers and shuffles. A shard may take the end of
+    # `datasets` shares a list of shards among processes and workers, and shuffles it. A shard may take in the end of
     # one folder and the beginning of the next.
     total = sum(counts.values())
     bounds = [total * index // num_shards(total) for index in range(num_shards(total) + 1)]
@@ -178,12 +179,12 @@ def _read_shards(shards: list[tuple[LmdbRange, ...]]) -> Iterator[dict]:
 
 
 def _read_block(part: LmdbRange, indices: range) -> list[dict]:
-    # An environment is open here only, never between two rows. So streams of one folder may be read side by side or
-    # left half read, and pages that were read do not stay in the memory of the process.
+    # An environment is only open here, never between two rows. So streams of one folder may be read side by side or
+    # abandoned half-way, and pages that were read do not stay in the memory of the process.
     with _open(part.folder) as environment:
         return [
             {
-                # Below a file there are no files: `datasets` never takes this name for one.
+                # A file has no files below it, so `datasets` never takes this name for one.
                 "image": {
                     "bytes": _get(environment, b"image-%09d" % index),
                     "path": f"{part.name}/data.mdb/image-{index:09d}",
@@ -196,7 +197,7 @@ def _read_block(part: LmdbRange, indices: range) -> list[dict]:
 
 def _get(environment, key: bytes) -> bytes | None:
     try:
-        # A transaction is lost with the first damaged page.
+        # One transaction per key: the first damaged page makes a transaction useless.
         with environment.begin() as transaction:
             return transaction.get(key)
     except _import_lmdb().CorruptedError:

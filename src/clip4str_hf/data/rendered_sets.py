@@ -19,15 +19,15 @@ CELL_WIDTH, CELL_HEIGHT, LABEL_HEIGHT = 128, 40, 16
 def write_word_folder(words: Dataset, folder: str | os.PathLike, num_workers: int = 0):
     """
     Writes words as an `imagefolder` of `datasets`: PNG files and a `metadata.csv` with `file_name` and `text`. The
-    folder appears when it is complete.
+    folder appears only once it is complete.
 
     Args:
         words (`torch.utils.data.Dataset`): rows with `image` and `text`, such as a [`WordCurriculum`].
         folder (`str` or `os.PathLike`): a new folder.
-        num_workers (`int`, *optional*, defaults to 0): processes that make the rows.
+        num_workers (`int`, *optional*, defaults to 0): number of processes that make the rows.
 
     Raises:
-        ValueError: if there is such a file or folder.
+        ValueError: if `folder` exists.
     """
     with (
         new_folder(folder) as unfinished,
@@ -50,15 +50,15 @@ def contact_sheet(
 
     Args:
         images (`Sequence` of `PIL.Image.Image`): of any sizes.
-        labels (`Sequence[str]`): as many.
+        labels (`Sequence[str]`): one for each image.
         columns (`int`, *optional*, defaults to 10): images in a row.
-        font (`str` or `os.PathLike`, *optional*): font file of the labels, by default Pillow's own, which has Latin.
+        font (`str` or `os.PathLike`, *optional*): font file for the labels, by default Pillow's own, which has Latin.
 
     Returns:
         `PIL.Image.Image`: in mode RGB.
 
     Raises:
-        ValueError: if there are no images, or not as many labels.
+        ValueError: if there are no images, or not a label for each.
     """
     if not images or len(images) != len(labels):
         raise ValueError(f"{len(images)} images need as many labels, not {len(labels)}, and at least one.")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words drawn as they look in photographs: any font, any charset, with the place of each letter."""
+"""Words drawn as they look in photographs, in any font and most scripts, with the position of each letter."""
 
 import io
 import math
@@ -57,34 +57,34 @@ class Font:
     advances: dict[str, float]
 
     def spell(self, text: str) -> str | None:
-        """The text as this font can draw it, in capitals if it has no others, or `None`."""
+        """The text as this font can draw it, in capitals if it has only these, or `None` if it cannot."""
         return next((spelt for spelt in (text, text.upper()) if all(c in self.advances for c in spelt)), None)
 
 
 class WordRenderer:
     """
-    Draws words without end. A number stands for a word image: the same number gives the same image in any process, in
-    any order.
+    Draws an endless supply of words. Each number stands for one word image: the same number gives the same image in
+    any process, in any order.
 
     Args:
         fonts (`Iterable` of `str` or `os.PathLike`): font files, or folders that are searched for them.
-        words (`Sequence[str]`, *optional*): words to draw; without them random strings alone.
+        words (`Sequence[str]`, *optional*): words to draw; without them only random strings are drawn.
         charset (`Sequence[str]`, *optional*): the characters that may occur. Words are put into its case, and words
-            with other characters are left out. Letters are placed one by one from left to right, so that scripts whose
-            letters join, stack or run from right to left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; a reader
-            of them learns from other images.
+            with other characters are left out. Letters are placed one by one from left to right, so scripts whose
+            letters join, stack or run from right to left (Arabic, Hebrew, Devanagari, Thai, ..) are refused; train
+            their readers on other images.
         backgrounds (`str` or `os.PathLike`, *optional*): a folder of pictures without text; without it backgrounds are
             plain, graded or grained.
-        plain_fonts (`Iterable` of `str` or `os.PathLike`, *optional*): fonts for easy images, `fonts` by default.
+        plain_fonts (`Iterable` of `str` or `os.PathLike`, *optional*): fonts for easy images, by default `fonts`.
         max_length (`int`, *optional*, defaults to 25): the longest word, in characters.
         random_share (`float`, *optional*, defaults to 0.15): share of strings drawn from the charset at random. A
-            reader that sees words alone learns to guess words.
-        seed (`int`, *optional*, defaults to 0): with the number of an image it decides everything about it.
+            reader that sees nothing but words learns to guess words.
+        seed (`int`, *optional*, defaults to 0): together with the number of an image, decides everything about it.
 
     Raises:
-        FileNotFoundError: if a folder does not exist, or there are no pictures in that of the backgrounds.
-        ValueError: if there is no font, no word of the charset, a character that cannot be drawn alone, or a number
-            out of range.
+        FileNotFoundError: if a file or folder does not exist, or there are no pictures in `backgrounds`.
+        ValueError: if there are no fonts, no words of the charset or no pictures that can be read; if the charset has
+            nothing to draw or a character that cannot be drawn alone; or if a number is out of range.
 
     Example:
 
@@ -136,7 +136,7 @@ class WordRenderer:
         self._warn_of_undrawn()
 
     def _warn_of_undrawn(self):
-        """Names the characters that no font has, of which a reader would hear nothing."""
+        """Warns of the characters that no font has, which a reader would never see."""
         undrawn = set(self.charset)
         for path in self.fonts:
             undrawn -= load_font(path, self.charset).advances.keys()
@@ -163,16 +163,16 @@ class WordRenderer:
 
         Args:
             index (`int`): the number, 0 or more.
-            difficulty (`float`, *optional*, defaults to 1.0): from 0, black or white on grey and straight, to 1, with
-                all that happens to words in photographs.
-            max_length (`int`, *optional*): a shorter longest word.
-            random_share (`float`, *optional*): another share of random strings.
+            difficulty (`float`, *optional*, defaults to 1.0): from 0, straight and in grey on a plain, clearly lighter
+                or darker grey, to 1, with all that happens to words in photographs.
+            max_length (`int`, *optional*): a smaller limit on the length of words than the renderer's.
+            random_share (`float`, *optional*): another share of random strings than the renderer's.
 
         Returns:
             [`RenderedWord`]
 
         Raises:
-            ValueError: if `difficulty` is not from 0 to 1, or no font has the characters.
+            ValueError: if `difficulty` is not from 0 to 1, or no font is found for any text tried.
         """
         if not 0 <= difficulty <= 1:
             raise ValueError(f"difficulty={difficulty} must be from 0 to 1.")
@@ -193,7 +193,7 @@ class WordRenderer:
         fonts = self.plain_fonts if rng.random() >= difficulty else self.fonts
         for _ in range(10):
             text = None
-            # Another font for this text, not another text: most fonts have digits, and few other scripts.
+            # Another font for the same text, not another text: most fonts have digits, but few have other scripts.
             for _ in range(50):
                 font = load_font(fonts[rng.integers(len(fonts))], self.charset)
                 text = text or self._text(rng, longest, random_share)
@@ -256,7 +256,7 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if there are none.
+        ValueError: if there are no font files.
     """
     paths, found = [Path(path) for path in paths], []
     for path in paths:
@@ -270,7 +270,7 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
 
 
 def find_complete_font(paths: Iterable[str | os.PathLike], characters: Iterable[str]) -> str:
-    """The font file among `paths` that draws most of the characters; errors are those of [`find_fonts`]."""
+    """The font file in `paths` that draws the most of the characters; raises what [`find_fonts`] raises."""
     characters = tuple(characters)
     return max(find_fonts(paths), key=lambda path: len(load_font(path, characters).advances))
 
@@ -278,8 +278,9 @@ def find_complete_font(paths: Iterable[str | os.PathLike], characters: Iterable[
 @cache
 def load_font(path: str, charset: tuple[str, ...]) -> Font:
     """
-    The font with those characters of the charset that it draws in shapes of their own: not empty, not the box that
-    stands for a missing glyph, small letters not with the capitals' shapes, and none that takes no room in a line.
+    The font with those characters of the charset, and their capitals, that it draws in shapes of their own. Left out
+    are empty shapes (but for the space), the box for a missing glyph, small letters in the shapes of capitals, and
+    characters of no width.
     """
     size = 20
     try:
@@ -313,7 +314,7 @@ def _find_backgrounds(folder: str | os.PathLike) -> list[Path]:
 
 
 def _open_background(file: Path, decode: bool) -> Image.Image | None:
-    """A picture, made small, as photographs are many times as large as words; `None` where it cannot be read."""
+    """A picture, shrunk if decoded, as photographs are many times larger than words; `None` if it cannot be read."""
     try:
         with Image.open(file) as picture:
             if decode:
@@ -326,7 +327,7 @@ def _open_background(file: Path, decode: bool) -> Image.Image | None:
         return None
 
 
-# As many photographs as fit into a gigabyte of each process; a folder may hold any number.
+# As many photographs as fit into a gigabyte per process; a folder may hold any number.
 @lru_cache(maxsize=4096)
 def _load_background(file: Path) -> Image.Image | None:
     return _open_background(file, decode=True)
@@ -354,7 +355,7 @@ def _change_case(rng, word: str) -> str:
 
 
 def _text_height(rng, difficulty: float) -> int:
-    """Size of the font in pixels; small words are what the crops of far signs are."""
+    """Size of the font in pixels; small words are like crops of distant signs."""
     smallest = 28 - 14 * difficulty
     return round(smallest * (40 / smallest) ** rng.random())
 
@@ -502,7 +503,7 @@ def _colour(rng, difficulty: float) -> np.ndarray:
 
 
 def _contrasting(rng, background: np.ndarray, difficulty: float) -> np.ndarray:
-    """A colour that stands out from the background; less so the more difficult."""
+    """A colour that stands out from the background; the more difficult, the less."""
     wanted = 110 - 80 * difficulty * rng.random() ** 0.7
     level = float(background.reshape(-1, 3)[::16].mean(0) @ LUMA)  # a part of the pixels is enough
     for _ in range(8):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words on the disk: parquet, `save_to_disk` of `datasets`, or LMDB."""
+"""Words on disk: parquet, `save_to_disk` of `datasets`, or LMDB."""
 
 import os
 import shutil
@@ -20,10 +20,10 @@ from .words import read_image_bytes
 
 
 FORMATS = ("parquet", "datasets", "lmdb")
-# What is in memory at once, and a row group of parquet or a transaction of LMDB: whichever is reached first.
+# Limits of a batch, whichever is reached first: it is held in memory, and makes a parquet row group or a transaction.
 BATCH_WORDS = 1000
 BATCH_BYTES = 1 << 25
-# Files that a folder may hold to be overwritten.
+# A folder that holds only such files may be overwritten.
 OWN_FILES = (
     "*-of-*.parquet",
     "*-of-*.arrow",
@@ -43,28 +43,28 @@ def save_words(
     overwrite: bool = False,
 ) -> int:
     """
-    Writes words into a folder, which [`~clip4str_hf.data.words.load_words`] reads again. The bytes of image files are
-    copied as they are. The folder gets its name when it is complete.
+    Writes words into a folder that [`~clip4str_hf.data.words.load_words`] can read. The bytes of image files are
+    copied as they are. The folder gets its name only once it is complete.
 
     Args:
-        words (`Dataset` or `IterableDataset`): with the columns `image` and `text`; [`clean_words`] leaves those out
+        words (`Dataset` or `IterableDataset`): with the columns `image` and `text`; [`clean_words`] drops words
             that cannot be written.
         folder (`str` or `os.PathLike`): the folder to make.
         format (`str`, defaults to `"parquet"`):
             - `"parquet"`: files named after the split, which `load_dataset` reads too;
-            - `"datasets"`: what `load_from_disk` reads, of a `Dataset` only;
+            - `"datasets"`: what `load_from_disk` reads, for a `Dataset` only;
             - `"lmdb"`: an LMDB folder, see [`~clip4str_hf.data.lmdb_words`].
         shard_size (`int` or `str`, defaults to `"500MB"`): size in bytes at which a new file of parquet or Arrow
             begins.
-        overwrite (`bool`, defaults to `False`): replace a folder that holds words, and nothing else.
+        overwrite (`bool`, defaults to `False`): replace a folder that holds nothing but words.
 
     Returns:
         `int`: how many words were written.
 
     Raises:
         ImportError: for LMDB without the lmdb library.
-        ValueError: if there are no words or one has no image or text; if `folder` exists; if `format` is unknown or
-            does not go with a stream.
+        ValueError: if there are no words or, except for `"datasets"`, one has no image or text; if `folder` exists,
+            unless it may be overwritten; if `format` is unknown or does not go with a stream.
     """
     if format not in FORMATS:
         raise ValueError(f"format={format!r} must be one of {FORMATS}.")
@@ -88,10 +88,10 @@ def save_words(
 
 def check_folder(folder: str | os.PathLike, overwrite: bool = False):
     """
-    Says early what [`save_words`] would say.
+    Checks in advance whether [`save_words`] would accept a folder.
 
     Raises:
-        ValueError: if `folder` exists, or is to be overwritten and holds anything but files of words.
+        ValueError: if `folder` exists and is not to be overwritten, or holds anything but files of words.
     """
     folder = Path(folder)
     if folder.exists() and not overwrite:
@@ -107,10 +107,10 @@ def _is_own(path: Path) -> bool:
 @contextmanager
 def new_folder(folder: str | os.PathLike, overwrite: bool = False) -> Iterator[Path]:
     """
-    A temporary folder beside `folder`, which gets that name if the block ends without an error and vanishes otherwise.
+    A temporary folder beside `folder`, which is renamed to `folder` if the block ends without error, or else deleted.
 
     Raises:
-        ValueError: as [`check_folder`].
+        ValueError: as in [`check_folder`].
     """
     check_folder(folder, overwrite)
     folder = Path(os.path.abspath(folder))
@@ -154,7 +154,7 @@ def _embed(row: dict, index: int) -> dict:
 
 
 def _write_parquet(batches: Iterable[list[dict]], folder: Path, shard_size: int, split: str) -> int:
-    # The schema holds the features too, so that others know the column for images.
+    # The schema holds the features too, so that other programs see that the column holds images.
     schema = Features({"image": Image(), "text": Value("string")}).arrow_schema
     files, count = [], 0
     batches = iter(batches)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Words to train and to evaluate on: found in any of the usual forms, and cleaned up by the benchmarks' protocol."""
+"""Words to train and evaluate on: loaded from any of the usual formats, cleaned up by the benchmarks' protocol."""
 
 import csv
 import os
@@ -37,7 +37,7 @@ from .lmdb_words import FEATURES, load_lmdb, num_shards
 TEXT_COLUMNS = ("text", "label")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
 TEXT_TYPES = ("string", "large_string", "string_view")
-# Images of so many words are in memory while they are checked.
+# The number of words whose images are in memory while they are checked.
 BATCH_WORDS = 100
 NAMES_KEPT = 10
 
@@ -54,35 +54,35 @@ def load_words(
     **kwargs,
 ) -> Dataset | IterableDataset:
     """
-    Images of words with their texts. Images are not decoded, so that one that is broken stops nothing; [`clean_words`]
-    leaves such words out and decodes the others.
+    Loads images of words with their texts. Images are not decoded, so that a broken one stops nothing; [`clean_words`]
+    drops such words and decodes the others.
 
-    What `source` is shows in what it holds:
+    The kind of `source` is recognised by what it holds:
         - LMDB folders (`data.mdb`) at any depth: the words of all of them;
         - what `save_to_disk` has written;
         - a parquet file, or a folder of them;
         - an `imagefolder`: images with a `metadata.csv` (`.jsonl`, `.parquet`) of the columns `file_name` and `text`.
-          In a CSV file each text is what is written there, be it `007` or `NA`. With such a file at the top the
-          folder is one split, without it the folders or files named after splits are;
+          In a CSV file texts are taken literally, be it `007` or `NA`. With a metadata file at the top the whole
+          folder is one split, without one the folders or files named after splits are;
         - a Hub id, if there is no such file or folder.
 
     Args:
         source (`str` or `os.PathLike`): path or Hub id.
-        split (`str`, *optional*): name of the split. Defaults to the only one, among several to `default_split`.
-        streaming (`bool`, defaults to `False`): read while iterating instead of preparing a copy on the disk first.
-        default_split (`str`, defaults to `"train"`): the split that is read if there are several and none is named.
+        split (`str`, *optional*): name of the split. Defaults to the only one, or among several to `default_split`.
+        streaming (`bool`, defaults to `False`): read while iterating instead of preparing a copy on disk first.
+        default_split (`str`, defaults to `"train"`): the split to read if there are several and `split` is not given.
         image_column (`str`, defaults to `"image"`): column of the images.
-        text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, without that to `"label"`.
+        text_column (`str`, *optional*): column of the texts. Defaults to `"text"`, or to `"label"` if there is none.
         cache_dir (`str` or `os.PathLike`, *optional*): where copies are kept, by default the cache of `datasets`.
-        num_proc (`int`, *optional*): processes that prepare the copy, where there is one.
-        kwargs: of `datasets.load_dataset_builder`, for parquet and the Hub: `name`, `revision`, `token`, ...
+        num_proc (`int`, *optional*): number of processes that prepare the copy, if there is one.
+        kwargs: arguments of `datasets.load_dataset_builder`, for parquet and the Hub: `name`, `revision`, `token`, ...
 
     Returns:
         `Dataset` or `IterableDataset`: with the columns `image`, `Image(decode=False)`, and `text`, `string`.
 
     Raises:
         ImportError: if `source` is LMDB and the lmdb library is missing.
-        ValueError: if `source` is of no such kind, has no such split or columns, or has no texts.
+        ValueError: if `source` is of none of these kinds, has no such split or columns, or has no texts.
 
     Example:
 
@@ -108,15 +108,15 @@ def load_words(
 @dataclass
 class CleaningReport:
     """
-    What [`clean_words`] left out and why. As text it is a line for each reason.
+    What [`clean_words`] dropped and why. `str` makes a line of totals and a line for each reason.
 
     Attributes:
         num_words (`int`): words that were checked.
-        num_changed (`int`): of those that were kept, the ones whose label the clean-up changed.
+        num_changed (`int`): words that were kept and whose label the clean-up changed.
         changes (`list[str]`): the first 10 of them: file or entry, label, and what it was changed to.
         dropped (`dict[str, int]`): how many words were dropped, by reason.
-        names (`dict[str, list[str]]`): for each reason the first 10 of them: file or entry (without a name the number
-            of the row, from 0) and label.
+        names (`dict[str, list[str]]`): for each reason the first 10 words dropped: file or entry (if it has no name,
+            the number of the row, from 0) and label.
     """
 
     num_words: int = 0
@@ -131,7 +131,7 @@ class CleaningReport:
         return self.num_words - self.dropped.total()
 
     def add(self, problem: str | None, changed: bool, name: str):
-        """Counts a word: why it is dropped, or `None`, whether the clean-up changed its label, and its name."""
+        """Counts a word, given why it is dropped, or `None`, whether the clean-up changed its label, and its name."""
         self.num_words += 1
         if problem is not None:
             self.dropped[problem] += 1
@@ -162,22 +162,22 @@ def clean_words(
     words: Dataset | IterableDataset, tokenizer=None, clean_labels: bool = True, num_proc: int | None = None
 ) -> tuple[Dataset | IterableDataset, CleaningReport]:
     """
-    Leaves out what cannot be trained on: words whose image is missing, empty or cannot be decoded (it is tried), or
+    Drops words that cannot be trained on: those whose image is missing, empty or cannot be decoded (each is tried), or
     whose label is missing, empty, too long or holds characters outside the charset.
 
     Args:
         words (`Dataset` or `IterableDataset`): with the columns `image` and `text`, as [`load_words`] gives them.
-        tokenizer ([`Clip4STRTokenizer`] or [`Clip4STRProcessor`], *optional*): says which labels are accepted. Without
-            one, labels stay as they are and only missing and empty ones are left out.
+        tokenizer ([`Clip4STRTokenizer`] or [`Clip4STRProcessor`], *optional*): decides which labels are accepted.
+            Without one, labels stay as they are and only missing and empty ones are dropped.
         clean_labels (`bool`, defaults to `True`): whether labels first go through [`~Clip4STRTokenizer.clean`], the
             clean-up of the benchmarks' protocol.
-        num_proc (`int`, *optional*): processes that check a `Dataset`.
+        num_proc (`int`, *optional*): number of processes that check a `Dataset`.
 
     Returns:
         `tuple`:
-            - the words that are left, of the type of `words`: `image`, PIL images, and `text`, cleaned;
-            - [`CleaningReport`], complete for a `Dataset`. For an `IterableDataset` it counts while words are read and
-              goes on in each epoch; a worker of a `DataLoader` counts in a copy, so that this one stays empty.
+            - the remaining words, of the same type as `words`: `image`, PIL images, and `text`, cleaned;
+            - [`CleaningReport`], complete for a `Dataset`. For an `IterableDataset` it counts as words are read, on
+              through every epoch; a worker of a `DataLoader` counts in a copy, so that this one stays empty.
 
     Raises:
         ValueError: if a column is missing, `text` holds no texts, or `num_proc` is given for a stream.
@@ -210,16 +210,16 @@ def clean_words(
         batch_size=BATCH_WORDS,
         fn_kwargs={"check": check, "report": report},
     )
-    # Not `features=` of `map`, after which casts would decode nothing.
+    # Not with `features=` in `map`: casts after that would decode nothing.
     return checked.cast(Features({"image": Image(), "text": Value("string")})), report
 
 
 def read_image_bytes(image: dict) -> bytes:
     """
-    The image file of a row with `Image(decode=False)`.
+    The bytes of a row's image file, with `Image(decode=False)`.
 
     Args:
-        image (`dict`): with `bytes`, or `path`, of a file or a URL that `fsspec` opens.
+        image (`dict`): with `bytes`, or with the `path` of a file or a URL that `fsspec` opens.
 
     Raises:
         OSError: if the file cannot be read.
@@ -243,7 +243,7 @@ def _kind(source: str | os.PathLike) -> str:
     if any(Path(path, name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "saved"
     found = {_mark(name) for _, _, files in os.walk(path, followlinks=True) for name in files}
-    # A repository of parquet may hold pictures as well, but no metadata of them.
+    # A repository of parquet files may hold pictures as well, but no metadata for them.
     marks = {"data": "lmdb", "metadata": "folder", "parquet": "parquet folder", "image": "folder"}
     kinds = [kind for mark, kind in marks.items() if mark in found]
     if len(found - {None, "image"}) > 1:
@@ -279,7 +279,7 @@ def _load(source, kind: str, choose_split: Callable, text_column, streaming, cac
         return _load_image_folder(path, choose_split, text_column, cache_dir, num_proc)
     if kind == "parquet file":
         source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
-    elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes it for a pattern
+    elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes the path for a pattern
         source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
     return _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
 
@@ -309,8 +309,8 @@ def _load_built(source, choose_split: Callable, streaming, cache_dir, num_proc, 
 
 
 def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_dir, num_proc) -> Dataset:
-    # Rows hold the paths of images only, so there is nothing to stream.
-    # A table at the top is about the whole folder, whatever files and folders are called: the library would look for
+    # Rows hold only the paths of images, so there is nothing to stream.
+    # A table at the top describes the whole folder, whatever files and folders are called: the library would look for
     # splits in names such as `word_train_1.png`, and leave the table itself out of them.
     whole = {"train": "**"} if any((path / name).exists() for name in METADATA_NAMES) else None
     builder = load_dataset_builder("imagefolder", data_dir=escape(str(path)), data_files=whole, cache_dir=cache_dir)
@@ -332,14 +332,14 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     text_column = text_column or _find_text_column(_columns_of_table(tables[0]))
     for table in tables:
         _check_columns(table, _columns_of_table(table), "file_name", text_column)
-    # All of them, because what is wrong would be said less clearly by the library.
+    # All of them are read here, because the library would say less clearly what is wrong.
     if not sum(1 for _ in _read_tables(tables, text_column, "")):
         raise ValueError(f"{', '.join(tables)}: no words")
     return Dataset.from_generator(
         _read_tables,
         features=Features({"image": Image(decode=False), text_column: Value("string")}),
         cache_dir=cache_dir,
-        # Another version if any file of the folder has changed, so that no outdated copy is used.
+        # The version changes with any file of the folder, so that no outdated copy is used.
         gen_kwargs={"tables": tables, "text_column": text_column, "version": builder.config_id},
         split=NamedSplit(split),
     )
@@ -360,7 +360,7 @@ def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[
         with open(table, encoding="utf-8-sig", newline="") as file:
             for row in _rows(table, csv.DictReader(file, strict=True)):
                 name = row["file_name"]
-                # As for the library, a table names files below itself only.
+                # As in the library, a table may only name files in or below its own folder.
                 inside = name and not os.path.isabs(name) and "://" not in name and ".." not in Path(name).parts
                 yield {
                     "image": os.path.join(os.path.dirname(table), name) if inside else None,
@@ -369,7 +369,7 @@ def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[
 
 
 def _rows(table: str, reader: csv.DictReader) -> Iterator[dict]:
-    """Rows that are what was meant: a table written by hand may lack quotes, or have one too many."""
+    """The rows, checked: a table written by hand may lack quotes, or have one too many."""
     read = 1  # lines, the first of which names the columns
     try:
         for row in reader:
@@ -414,7 +414,7 @@ def _standard_columns(source, words, image_column: str, text_column: str | None)
 
 
 class _Check:
-    """What is wrong with a word, and its label as it is used."""
+    """The label of a word as it is used, and what is wrong with the word."""
 
     def __init__(self, tokenizer: Clip4STRTokenizer | None, clean_labels: bool):
         self.tokenizer = tokenizer
@@ -446,7 +446,7 @@ def _image_problem(image: dict | None) -> str | None:
         data = read_image_bytes(image)
     except (FileNotFoundError, NotADirectoryError):
         return "image missing"
-    except Exception:  # a folder, no permission, anything that a file system of fsspec says
+    except Exception:  # a folder, no permission, anything that a file system of fsspec raises
         return "image unreadable"
     if not data:
         return "image empty"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Beyond one number: accuracy by length of the words, confusions of characters, and what a confidence is worth."""
+"""Beyond one number: accuracy by word length, confusions of characters, and how far confidences can be trusted."""
 
 from bisect import bisect_left
 from collections import Counter
@@ -10,7 +10,7 @@ from typing import NamedTuple
 from rapidfuzz.distance import Levenshtein
 
 
-# What stands for a character that is not there, in pairs of label and prediction.
+# Stands for a character that is not there, in pairs of label and prediction.
 NOTHING = ""
 
 
@@ -24,8 +24,8 @@ class LengthBin(NamedTuple):
 
 class ReliabilityBin(NamedTuple):
     """
-    Words with a confidence above `low` up to `high` (of the first also those of `low`): how many, the share of them
-    that is right, and their mean confidence; the latter two are `None` where there are no words.
+    Words with a confidence above `low` and up to `high` (in the first bin also equal to `low`): how many, the share of
+    them that is right, and their mean confidence; the latter two are `None` if there are no words.
     """
 
     low: float
@@ -38,8 +38,8 @@ class ReliabilityBin(NamedTuple):
 @dataclass
 class WordAnalysis:
     """
-    Keeps of each word what an analysis needs and nothing else: its length, whether it is right, the confidence, and
-    how many characters were read for which others.
+    Keeps only what an analysis needs: each word's length, whether it is right and its confidence, and how often each
+    character was read as which other.
     """
 
     lengths: list[int] = field(default_factory=list, init=False)
@@ -52,8 +52,8 @@ class WordAnalysis:
         Adds a word.
 
         Args:
-            prediction (`str`): what was read, as it is compared, see [`normalize`].
-            label (`str`): what is there, as it is compared.
+            prediction (`str`): what was read, in the form that is compared, see [`normalize`].
+            label (`str`): what is there, in the form that is compared.
             confidence (`float`): of the prediction, 0 to 1.
         """
         self.lengths.append(len(label))
@@ -67,7 +67,7 @@ class WordAnalysis:
 
         Returns:
             `dict`: `accuracy_by_length` (`list[dict]`, see [`LengthBin`]); `confusions` (`list[dict]`, `label`,
-            `prediction` and `count`, the most frequent first, an empty text for a character that is not there);
+            `prediction` and `count`, the most frequent first, an empty text where there is no character);
             `reliability` (`list[dict]`, see [`ReliabilityBin`]); `expected_calibration_error` (`float`, 0 to 1,
             `None` without words).
         """
@@ -92,8 +92,8 @@ def confused_characters(prediction: str, label: str) -> list[tuple[str, str]]:
         label (`str`): what is there.
 
     Returns:
-        `list[tuple[str, str]]`: character of the label and of the prediction; an empty text is a character that was
-        added or left out. Of several alignments with as few edits it is the one that rapidfuzz gives.
+        `list[tuple[str, str]]`: character of the label and of the prediction; one of them is empty where a character
+        was added or left out. Of several alignments with equally few edits, it is the one that rapidfuzz gives.
 
     Example:
 
@@ -133,10 +133,10 @@ def reliability_bins(confidences: Sequence[float], correct: Sequence[bool], bins
     Args:
         confidences (`Sequence[float]`): of each word, 0 to 1.
         correct (`Sequence[bool]`): whether it was read right.
-        bins (`int`, *optional*, defaults to 10): how many.
+        bins (`int`, *optional*, defaults to 10): number of bins.
 
     Raises:
-        ValueError: if `bins` is below 1, a confidence is not 0 to 1 or the numbers of both differ.
+        ValueError: if `bins` is below 1, a confidence is not 0 to 1 or the two lengths differ.
     """
     if bins < 1:
         raise ValueError(f"bins={bins} must be at least 1.")
@@ -159,8 +159,8 @@ def reliability_bins(confidences: Sequence[float], correct: Sequence[bool], bins
 
 def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float | None:
     """
-    How far confidences are from the share of words that is right, 0 to 1: the mean over words of the gap between
-    accuracy and mean confidence of their bin (Guo et al., 2017, equation 3); `None` without words.
+    How far confidences are from the share of words that is right, 0 to 1: the mean over words of the gap between the
+    accuracy and the mean confidence of their bin (Guo et al., 2017, equation 3); `None` without words.
 
     Args:
         bins (`Iterable[ReliabilityBin]`): of [`reliability_bins`].

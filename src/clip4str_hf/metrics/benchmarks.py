@@ -2,9 +2,10 @@
 """
 The benchmarks that scene text readers are compared on: their names, sizes and groups.
 
-Names are the folders of PARSeq's archives (`Datasets.md` of its public code) and of CLIP4STR's, sizes the words that
-both count under 36 characters. CLIP4STR (arXiv 2305.14014) reports eleven of these data sets; the two versions of
-ICDAR 2013 and of ICDAR 2015, the smaller ones parts of the larger, make them thirteen and are never mixed.
+Names are those of the folders in PARSeq's archives (`Datasets.md` of its public code) and in CLIP4STR's; sizes are the
+numbers of words that both count under 36 characters. CLIP4STR (arXiv 2305.14014) reports eleven of these data sets;
+ICDAR 2013 and ICDAR 2015 have two versions each, the smaller a part of the larger, which makes thirteen. The versions
+are never mixed.
 """
 
 import os
@@ -29,7 +30,7 @@ BENCHMARKS = {
     "Uber": 80551,
 }
 
-# Regular, irregular, occluded and large sets as papers tell them apart, the whole version of each.
+# Regular, irregular, occluded and large sets as papers group them, each in its larger version.
 GROUPS = {
     "regular": ("IIIT5k", "SVT", "IC13_1015"),
     "irregular": ("IC15_2077", "SVTP", "CUTE80"),
@@ -45,7 +46,7 @@ GROUPS = {
 
 def find_benchmarks(root: str | os.PathLike) -> dict[str, Path | None]:
     """
-    The benchmarks in a folder that holds one folder for each, such as `test` of PARSeq's archives.
+    The benchmarks in a folder that holds a folder for each, such as `test` of PARSeq's archives.
 
     Args:
         root (`str` or `os.PathLike`): the folder.
@@ -75,11 +76,11 @@ def group_means(sets: dict[str, dict[str, dict] | None]) -> dict[str, dict]:
             For each set, under each charset, what [`~WordTally.results`] gives; `None` for a set that is missing.
 
     Returns:
-        `dict`: for each group of which all sets are named in `sets`, though they may be missing,
+        `dict`: for each group whose sets are all named in `sets`, even if some are missing,
             - `sets` and `missing` (`list[str]`): its benchmarks, and those without figures;
-            - `charsets` (`dict`): `None` if a set is missing; otherwise under each charset `words` and the figures
-              weighted by words, as PARSeq's and CLIP4STR's `test.py` combine them, and in `mean_over_sets` the figures
-              with the same weight for each set.
+            - `charsets` (`dict`): `None` if a set is missing; otherwise for each charset `words`, the figures weighted
+              by words, as PARSeq's and CLIP4STR's `test.py` combine them, and in `mean_over_sets` the figures with the
+              same weight for each set.
     """
     means = {}
     for group, names in GROUPS.items():

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-Confidences that are as often right as they say: temperature scaling (Guo et al., "On Calibration of Modern Neural
+Confidences that are right as often as they say: temperature scaling (Guo et al., "On Calibration of Modern Neural
 Networks", ICML 2017), fitted to whole words.
 """
 
@@ -31,9 +31,9 @@ class WordLogits:
     Args:
         logits (`torch.FloatTensor` of shape `(characters + 1, num_classes)`):
             Scores before softmax and before any temperature, of the characters of the text and of its end, on the CPU.
-        is_correct (`bool`): whether the text is that of the label.
+        is_correct (`bool`): whether the text equals the label.
         characters (`list[bool]`): which characters of the text are right, in the best alignment with the label; `None`
-            for those that are not compared, as under 36 characters punctuation is not.
+            for those that are not compared, such as punctuation under 36 characters.
     """
 
     logits: torch.Tensor
@@ -43,17 +43,17 @@ class WordLogits:
 
 def fit_temperature(words: Sequence[WordLogits]) -> float:
     """
-    The temperature at which the confidences of words say best whether they are right: that of the least cross entropy
-    between a word's confidence and whether it is right. Dividing the logits by it changes no text.
+    The temperature at which the confidences of words tell best whether they are right: the one with the least cross
+    entropy between a word's confidence and whether it is right. Dividing the logits by it changes no text.
 
     Args:
         words (`Sequence[WordLogits]`): words that the reader was not trained on, some hundreds at least.
 
     Returns:
-        `float`: for [`Clip4STRConfig`]'s `confidence_temperature`; above 1 where the reader is too sure of itself.
+        `float`: for [`Clip4STRConfig`]'s `confidence_temperature`; above 1 if the reader is overconfident.
 
     Raises:
-        ValueError: if all words are right, or none is: there is no such temperature then.
+        ValueError: if all words are right, or none is: then there is no such temperature.
     """
     num_correct = sum(word.is_correct for word in words)
     if num_correct in (0, len(words)):
@@ -110,11 +110,11 @@ def read_for_calibration(
         words (`Iterable[dict]`): rows with `image` and `text`, as in [`evaluate_words`].
         model, processor, batch_size, num_workers: as in [`evaluate_words`].
         charset_size (`int`, *optional*): 36, 62 or 94 characters that are compared, see [`normalize`]; with `None`
-            labels are first cleaned up as for the training, because no reader writes what it was not taught.
+            labels are first cleaned up as for training, because no reader writes what it was not taught.
         report (`Callable`, *optional*): called with a `dict` of `row` and `error` for an image that cannot be read.
 
     Returns:
-        An iterator over a [`WordLogits`] for each word that was read and whose label counts.
+        An iterator over [`WordLogits`], one for each word that was read and whose label counts.
     """
     post_process = partial(_texts_and_logits, processor, model.config.confidence_temperature)
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
@@ -157,7 +157,7 @@ class _Words:
         self.num_words = len(words)
 
     def log_probabilities(self, temperature: torch.Tensor) -> torch.Tensor:
-        # Not above 0 by rounding.
+        # Clamped, as rounding might put them above 0.
         return -(self.logits / temperature).logsumexp(-1).clamp(min=0)
 
     def log_confidences(self, temperature: torch.Tensor) -> torch.Tensor:
@@ -173,7 +173,7 @@ def _texts_and_logits(processor, temperature, outputs) -> list[dict]:
 
 
 def _compared(word: WordLogits) -> list[bool]:
-    """Which positions of a word are characters that are compared; the end is none."""
+    """Which positions of a word are characters that are compared; the end is not."""
     flags = [right is not None for right in word.characters]
     return flags + [False] * (len(word.logits) - len(flags))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Evaluation of a reader on labelled words, and the report of it."""
+"""Evaluation of a reader on labelled words, and its report."""
 
 from collections.abc import Callable, Iterable, Sequence
 
@@ -15,7 +15,7 @@ from .protocol import FIGURES, MAX_LABEL_LENGTH, WordTally
 from .tables import markdown_table
 
 
-# By the names that reports and scripts have for them.
+# By the names that reports and scripts use.
 CHARSET_SIZES = {"36": 36, "62": 62, "94": 94, "exact": None}
 
 
@@ -35,19 +35,19 @@ def evaluate_words(
 
     Args:
         words (`Iterable[dict]`):
-            Rows with the label in `text`, and in `image` what a column of images holds, decoded or not. Two batches of
-            them are in memory, however many there are.
+            Rows with the label in `text`, and in `image` what a column of images holds, decoded or not. No more than
+            two batches of them are in memory.
         model ([`Clip4STRForSceneTextRecognition`]): the reader, on any device, in evaluation mode.
         processor ([`Clip4STRProcessor`]): the reader's.
         charset_sizes (`Sequence[int]`, defaults to `(36,)`): 36, 62, 94 and `None`, see [`normalize`].
         batch_size (`int`, defaults to 32): images that the model reads at once.
-        num_workers (`int`, *optional*, defaults to 0): processes that open images, threads with 0.
+        num_workers (`int`, *optional*, defaults to 0): processes that open images; with 0, threads.
         report (`Callable`, *optional*):
             Called with each word that is misread or not read, as a `dict` of `row` (`int`, from 0), `image` (`str`,
-            its path, or `None`) and `label`, and either of `text`, `score` and `charsets` (`list[str]`, under which it
-            is misread), or of `error`. The latter words are not counted, as they say nothing about the reader.
-        analyze (`bool`, defaults to `False`): whether figures hold a [`WordAnalysis`], which keeps numbers of each
-            word.
+            its path, or `None`) and `label`, with either `text`, `score` and `charsets` (`list[str]`, under which it
+            is misread), or `error`. Words with an `error` are not counted, as they say nothing about the reader.
+        analyze (`bool`, defaults to `False`): whether to add the results of a [`WordAnalysis`], which keeps some
+            numbers of each word.
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
     Returns:
@@ -55,7 +55,7 @@ def evaluate_words(
         than 25 characters do not count, unless the reader was made for longer ones.
 
     Raises:
-        ValueError: if there is no such charset or `batch_size` is below 1.
+        ValueError: if there is no such charset, `batch_size` is below 1 or `num_workers` below 0.
     """
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
     names = {size: name for name, size in CHARSET_SIZES.items()}
@@ -81,14 +81,14 @@ def make_report(model: str, options: dict, sets: dict[str, dict[str, dict] | Non
 
     Args:
         model (`str`): the name of the reader.
-        options (`dict`): how it read; in `sources` where the words of each set are from, and in `splits` the split of
-            each set that has several (`to_eval_results` needs both).
+        options (`dict`): how it read; in `sources` where the words of each set come from, and in `splits` the split
+            of each set that has several (`to_eval_results` needs both).
         sets (`dict`): for each set what [`evaluate_words`] gives; `None` for a benchmark that is missing.
 
     Returns:
         `dict`: `model` and `options`; `sets`, for each `published_words` (`int`, `None` if it is no benchmark) and
-        `charsets`; `groups`, what [`group_means`] gives; `notes` (`list[str]`), what a reader of the figures must
-        know. Figures are 0 to 1.
+        `charsets`, or `None` if it is missing; `groups`, what [`group_means`] gives; `notes` (`list[str]`), what one
+        must know to judge the figures. Figures are 0 to 1.
     """
     return {
         "model": model,
@@ -104,8 +104,8 @@ def make_report(model: str, options: dict, sets: dict[str, dict[str, dict] | Non
 
 def to_markdown(report: dict) -> str:
     """
-    The report of [`make_report`] in Markdown: what read, and a table with a row for each set and for each group of
-    sets, its mean weighted by words; figures in %, under each charset, and a dash where there is none.
+    The report of [`make_report`] in Markdown: the reader and its options, a table with a row for each set and each
+    group of sets (means weighted by words), and the notes. Figures are in %, under each charset; a dash is for none.
     """
     options = ", ".join(
         f"{name} {value}"
@@ -129,7 +129,7 @@ def open_word(word: dict):
     The image of a row, opened if it is a column's `dict` of `bytes` and `path`.
 
     Raises:
-        ValueError: if there is no image, or the file is none.
+        ValueError: if there is no image, or the file is not one.
         OSError: if the file cannot be opened.
     """
     image = word["image"]

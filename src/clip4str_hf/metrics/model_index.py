@@ -13,9 +13,9 @@ from .tables import markdown_table
 
 
 TASK = {"task_type": "image-to-text", "task_name": "Scene Text Recognition"}
-# The figures of a report that a card tells: their name there, and the Hub's type of metric.
+# The figures of a report that go into a card: their name there, and the Hub's type of metric.
 METRICS = {"word_accuracy": ("Word accuracy", "accuracy"), "one_minus_ned": ("1 - NED", "one_minus_ned")}
-# How the words were read, of a report's options.
+# The options of a report that say how the words were read.
 READING = ("refine_iters", "visual_only", "dtype")
 CHARSET_DESCRIPTIONS = {
     "36": "36 lower-case letters and digits",
@@ -23,13 +23,13 @@ CHARSET_DESCRIPTIONS = {
     "94": "94 printable ASCII characters",
     "exact": "as they are",
 }
-# What of a card's text is made of its results; the rest is its maker's.
+# The part of a card's text that is generated from its results; the rest is up to its author.
 RESULTS_TABLE = re.compile(r"(?<=<!-- results -->\n).*?(?=\n<!-- end of results -->)", flags=re.DOTALL)
 
 
 def to_eval_results(report: dict) -> list[EvalResult]:
     """
-    The results of a report as the Hub's cards hold them: word accuracy and 1 - NED in %, with the protocol in their
+    The results of a report in the form of the Hub's cards: word accuracy and 1 - NED in %, with the protocol in their
     names and how the words were read in their arguments.
 
     Args:
@@ -41,7 +41,7 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             **TASK,
             dataset_type=_dataset_type(name, options["sources"].get(name)),
             dataset_name=f"{name} ({figures['words']} words)",
-            # Figures of other characters are of other numbers of words, which the Hub takes for one set otherwise.
+            # Each charset counts another number of words; without this the Hub would take them for one set.
             dataset_config=charset,
             dataset_split=options["splits"].get(name),
             metric_type=metric_type,
@@ -58,8 +58,9 @@ def to_eval_results(report: dict) -> list[EvalResult]:
 
 def add_results(card: ModelCard, results: list[EvalResult]):
     """
-    Puts results into a card's metadata, and into its text where that has a place for them (as [`reader_card`] makes
-    it). Results of the same words by the same figure, read the same way, are replaced; others stay.
+    Puts results into a card's metadata, and into its text if that has a place for them (as [`reader_card`] makes it).
+    Results of the same words and figure, read the same way, are replaced, and those of the same set with another
+    number of words are removed; others stay.
 
     Args:
         card (`ModelCard`): changed in place.
@@ -70,7 +71,7 @@ def add_results(card: ModelCard, results: list[EvalResult]):
     kept = [
         result
         for result in card.data.eval_results or []
-        # Another number of words makes them other words, whatever their name.
+        # A set that now has another number of words is another set: its old results go.
         if _identity(result) not in measured
         and same_words.get(_words(result), result.dataset_name) == result.dataset_name
     ]
@@ -83,7 +84,7 @@ def add_results(card: ModelCard, results: list[EvalResult]):
 
 
 def results_table(results: list[EvalResult]) -> str:
-    """Results in Markdown: a row for each set and way of reading, a column for each figure, a dash for none."""
+    """Results in Markdown: a row for each set and way of reading, a column for each figure, dashes for none."""
     figures = list(dict.fromkeys(result.metric_name for result in results))
     rows: dict[tuple[str, str], dict[str, float]] = {}
     for result in results:
@@ -95,15 +96,15 @@ def results_table(results: list[EvalResult]) -> str:
 
 def write_results(path: str | os.PathLike, report: dict, model):
     """
-    Puts the results of a report into the card at `path`, which is made if there is none.
+    Puts the results of a report into the card at `path`, which is created if there is none.
 
     Args:
-        path (`str` or `os.PathLike`): a `README.md`, of the folder of the reader or elsewhere.
+        path (`str` or `os.PathLike`): a `README.md`, in the reader's folder or elsewhere.
         report (`dict`): what [`make_report`] gives.
-        model ([`Clip4STRForSceneTextRecognition`]): the reader, of which a new card tells.
+        model ([`Clip4STRForSceneTextRecognition`]): the reader, which a new card describes.
 
     Raises:
-        ValueError: if the file is there and is no card.
+        ValueError: if the file exists and is not a card.
     """
     path = Path(path)
     card = load_card(path) if path.exists() else reader_card(model, path.absolute().parent.name)

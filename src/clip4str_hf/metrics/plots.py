@@ -19,7 +19,7 @@ def save_plots(sets: dict[str, dict[str, dict] | None], folder: str | os.PathLik
 
     Args:
         sets (`dict`): for each set what [`evaluate_words`] gives with `analyze=True`; `None` for a missing one.
-        folder (`str` or `os.PathLike`): where to; made if it is not there.
+        folder (`str` or `os.PathLike`): where to write them; made if need be.
 
     Returns:
         `list[Path]`: the files. Sets without words have none.
@@ -69,7 +69,7 @@ def _plot_confusions(axes: Axes, rows: list[dict]):
     bars = axes.barh(places, [row["count"] for row in rows], tick_label=names)
     axes.bar_label(bars, fontsize="x-small", color="grey", padding=2)
     axes.invert_yaxis()
-    # Characters stand for themselves, and are no formulas.
+    # Characters stand for themselves, and are not formulas.
     for label in axes.get_yticklabels():
         label.set(parse_math=False, fontsize="small")
     axes.set(title=f"Most frequent confusions ({NOT_THERE}: nothing there)", xlabel="label → prediction, times")

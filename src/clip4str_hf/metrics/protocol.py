@@ -6,15 +6,15 @@ It is that of PARSeq (Bautista and Atienza, "Scene Text Recognition with Permute
 2022; `LmdbDataset`, `CharsetAdapter` and `test.py` of its public code), by which CLIP4STR (arXiv 2305.14014) is
 evaluated too:
 
-- A label loses its white space and what NFKD does not turn into ASCII. It is not counted if it is then longer than the
-  longest label, 25 characters.
+- White space and what NFKD does not turn into ASCII are removed from a label. It is not counted if it is then longer
+  than 25 characters.
 - Label and prediction are compared under 36 characters (`0-9a-z`, after lower-casing), 62 (`0-9a-zA-Z`) or 94 (and
   ASCII punctuation); everything else is removed from both. A label of which nothing is left is not counted.
 - Word accuracy is the share of predictions equal to their labels. 1 - NED is one minus the mean of edit distance /
-  length of the longer of both (ICDAR 2019's normalised edit distance). All means are those of the words counted.
+  length of the longer of both (ICDAR 2019's normalised edit distance). All means are over the words counted.
 
-PARSeq's white space and NFKD rules are for labels; here predictions go through them as well, which changes nothing for
-a reader of ASCII characters.
+PARSeq applies the rules for white space and NFKD to labels only; here they apply to predictions as well, which changes
+nothing for a reader of ASCII characters.
 """
 
 import string
@@ -28,7 +28,7 @@ from rapidfuzz.distance import Levenshtein
 
 
 if TYPE_CHECKING:
-    # Never run: `evaluate` copies this file to where it finds no other one.
+    # Never run: `evaluate` copies this file to where it does not find the others.
     from .analysis import WordAnalysis
 
 
@@ -43,14 +43,14 @@ FIGURES = ("word_accuracy", "one_minus_ned", "mean_confidence")
 
 def normalize(text: str, charset_size: int | None = 36) -> str:
     """
-    What of a label or of a prediction is compared.
+    The part of a label or prediction that is compared.
 
     Args:
         text (`str`): the text.
         charset_size (`int`, *optional*, defaults to 36):
             36 (lower-cased letters and digits), 62 (letters and digits) or 94 (and punctuation). With `None` the text
-            stays as it is, for scripts that these leave nothing of and for spaces; only accents are composed (NFC), as
-            there are two ways to write the same letter.
+            stays as it is, for spaces and for scripts of which these would leave nothing; only accents are composed
+            (NFC), as there are two ways to write the same letter.
 
     Raises:
         ValueError: if there is no such charset.
@@ -73,8 +73,8 @@ def check_label(
     label: str | None, charset_size: int | None = 36, max_label_length: int = MAX_LABEL_LENGTH
 ) -> tuple[str, str | None]:
     """
-    What of a label is compared, and why it does not count: `"long"`, with more than `max_label_length` characters, or
-    `"empty"`, if nothing of it is left under the charset; `None` if it counts. Arguments are those of [`WordTally`].
+    The part of a label that is compared, and why it does not count: `"long"`, if it has more than `max_label_length`
+    characters, or `"empty"`, if the charset leaves nothing of it; `None` if it counts. Arguments as in [`WordTally`].
     """
     label = label or ""
     reference = normalize(label, charset_size)
@@ -86,15 +86,15 @@ def check_label(
 @dataclass
 class WordTally:
     """
-    Adds words up, by the protocol and in constant memory.
+    Adds words up, by the protocol and, without an analysis, in constant memory.
 
     Args:
         charset_size (`int`, *optional*, defaults to 36):
-            Under how many characters texts are compared, see [`normalize`].
+            The characters under which texts are compared, see [`normalize`].
         max_label_length (`int`, *optional*, defaults to 25):
             Labels with more characters are not counted.
         analysis ([`WordAnalysis`], *optional*):
-            Gets each word that is counted, too; it keeps some numbers of each.
+            Also receives each word that is counted; it keeps some numbers of each.
 
     Attributes:
         words (`int`): words counted.
@@ -124,7 +124,7 @@ class WordTally:
         Adds a word.
 
         Args:
-            prediction (`str`, *optional*): what was read, `None` where the image could not be opened.
+            prediction (`str`, *optional*): what was read, `None` if the image could not be opened.
             label (`str`, *optional*): what is there; `None` is an empty label.
             score (`float`, defaults to 0): the confidence, 0 to 1.
 
@@ -179,8 +179,8 @@ def score_words(
 
     Args:
         predictions (`Iterable[str]`): what was read.
-        references (`Iterable[str]`): the labels, as many.
-        scores (`Iterable[float]`, *optional*): the confidences, 0 to 1, as many.
+        references (`Iterable[str]`): the labels, one for each prediction.
+        scores (`Iterable[float]`, *optional*): the confidences, 0 to 1, one for each prediction.
         charset_size (`int`, *optional*, defaults to 36): 36, 62 or 94 characters, or `None`, see [`normalize`].
         max_label_length (`int`, *optional*, defaults to 25): labels with more characters are not counted.
 
@@ -189,7 +189,7 @@ def score_words(
         the labels counted, and `empty_labels` and `long_labels`, those not counted (`int`).
 
     Raises:
-        ValueError: if there is no such charset, the lists differ in length or no label counts.
+        ValueError: if there is no such charset, the lists differ in length, no label counts or a prediction is `None`.
 
     Example:
 
@@ -230,12 +230,12 @@ def word_metrics(processor, charset_size: int | None = 36) -> Callable:
         charset_size (`int`, *optional*, defaults to 36): 36, 62 or 94 characters, or `None`, see [`normalize`].
 
     Returns:
-        `Callable`: makes an `EvalPrediction` of ids, -100 where there is none, `word_accuracy` and `one_minus_ned`
-        (`float`, 0 to 1), or, with `batch_eval_metrics=True`, one batch after the other. Labels as long as the
-        processor takes count, even beyond 25 characters.
+        `Callable`: turns an `EvalPrediction` of ids, -100 where there is none, into `word_accuracy` and
+        `one_minus_ned` (`float`, 0 to 1), batch by batch with `batch_eval_metrics=True`. Labels as long as the
+        processor accepts count, even beyond 25 characters.
 
     Raises:
-        ValueError: if there is no such charset; when called, if the predictions are no ids or no label counts.
+        ValueError: if there is no such charset; when called, if the predictions are not ids or no label counts.
 
     Example:
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 def markdown_table(rows: Sequence[Sequence[str]], text_columns: int = 1) -> str:
     """
-    A table of cells, the head first; columns after the first `text_columns` are set to the right, as figures are.
+    A table of cells, the head first; columns after the first `text_columns` are right-aligned, as figures are.
     """
     head, *body = rows
     rule = ["---" if column < text_columns else "---:" for column in range(len(head))]

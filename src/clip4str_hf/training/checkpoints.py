@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a training run goes on."""
+"""Where a training run resumes."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
 def last_checkpoint(folder: str | os.PathLike) -> str | None:
     """
-    The last checkpoint in a run's output folder that was written to its end, or `None`. `Trainer` writes its state
-    last, so that what a run was writing when it was stopped has none.
+    The last complete checkpoint in a run's output folder, or `None`. `Trainer` writes its state last, so a checkpoint
+    that was still being written when the run was stopped has none.
     """
     states = Path(folder).glob(f"{PREFIX_CHECKPOINT_DIR}-*/{TRAINER_STATE_NAME}")
     steps = {state.parent.name.rpartition("-")[2]: state.parent for state in states}
@@ -21,7 +21,7 @@ def last_checkpoint(folder: str | os.PathLike) -> str | None:
 
 
 def steps_of(checkpoint: str | os.PathLike) -> int:
-    """The steps that were trained before a checkpoint was written."""
+    """The number of steps that were trained before a checkpoint was written."""
     return TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rows of a dataset to inputs of the model."""
+"""Turns rows of a dataset into inputs of the model."""
 
 from dataclasses import dataclass
 
@@ -12,13 +12,13 @@ from ..processing_clip4str import Clip4STRProcessor
 @dataclass
 class DataCollatorForTextRecognition:
     """
-    Makes rows of a dataset, an image and its text each, the inputs of the model: `pixel_values`, and `labels` padded
-    with -100. `Trainer` hands the columns over with `TrainingArguments(remove_unused_columns=False)`.
+    Turns rows of a dataset, each an image and its text, into inputs of the model: `pixel_values`, and `labels` padded
+    with -100. `Trainer` passes the columns on only with `TrainingArguments(remove_unused_columns=False)`.
 
     Args:
         processor ([`Clip4STRProcessor`]): the model's.
         image_column (`str`, defaults to `"image"`): column of the images, of any kind that the processor reads.
-        text_column (`str`, *optional*, defaults to `"text"`): column of the texts; `None` for images without.
+        text_column (`str`, *optional*, defaults to `"text"`): column of the texts, `None` if there is none.
 
     Raises:
         ValueError: if a column is missing, an image cannot be read or a text is refused.

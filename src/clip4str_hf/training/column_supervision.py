@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """
-A second loss for readers that start from nothing: each column of image patches is asked for the character drawn there.
+A second loss for readers trained from scratch: each column of image patches has to predict the character drawn there.
 
-Rendered words know where their letters lie. Through the decoder's own head the image tower hears about each letter at
-once, and does not have to wait until the decoder has learnt where to look.
+Rendered words come with the positions of their letters. Through the decoder's own head the image tower learns about
+each letter at once, and does not have to wait until the decoder has learnt where to look.
 """
 
 from dataclasses import dataclass, field
@@ -20,19 +20,19 @@ from .reader_trainer import ReaderTrainer
 @dataclass
 class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
     """
-    Adds `column_labels` `(batch_size, num_columns)` to what [`DataCollatorForTextRecognition`] makes: the characters'
-    ids where the middle of a letter lies in a column, -100 elsewhere and for words whose `letter_positions` are not
-    known, or that the image processor turns.
+    Adds `column_labels` `(batch_size, num_columns)` to what [`DataCollatorForTextRecognition`] makes: the character's
+    id where the middle of a letter lies in a column, -100 elsewhere and for words whose `letter_positions` are `None`,
+    or that the image processor turns.
 
     Args:
-        num_columns (`int`): columns of image patches.
+        num_columns (`int`): number of columns of image patches.
     """
 
     num_columns: int = field(kw_only=True)
 
     def __call__(self, rows: list[dict]) -> BatchFeature:
         inputs = super().__call__(rows)
-        if "letter_positions" not in rows[0]:  # the words of a validation
+        if "letter_positions" not in rows[0]:  # validation words
             return inputs
         columns = torch.full((len(rows), self.num_columns), IGNORE_INDEX)
         for row, column, labels in zip(rows, columns, inputs["labels"]):
@@ -44,7 +44,7 @@ class DataCollatorForColumnSupervision(DataCollatorForTextRecognition):
         return inputs
 
     def _is_turned(self, image) -> bool:
-        """Whether the columns that are read are not those of the image."""
+        """Whether the processor turns the image, so that the columns it is read in are not its own."""
         image = self.processor.image_processor.fetch_rgb(image)
         return self.processor.image_processor.is_turned(image.height, image.width)
 
@@ -53,7 +53,7 @@ def column_loss(
     model: Clip4STRForSceneTextRecognition, image_features: torch.Tensor, column_labels: torch.Tensor
 ) -> torch.Tensor:
     """
-    Cross entropy of the characters that the visual decoder's head sees in the mean of each column's features.
+    Cross entropy of the characters that the visual decoder's head predicts from the mean of each column's features.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
@@ -73,7 +73,7 @@ def column_loss(
 
 
 class ColumnSupervisedTrainer(ReaderTrainer):
-    """[`ReaderTrainer`] that adds [`column_loss`] to the model's own where the batch has `column_labels`."""
+    """[`ReaderTrainer`] that in training adds [`column_loss`] to the model's own if the batch has `column_labels`."""
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         column_labels = inputs.pop("column_labels", None)

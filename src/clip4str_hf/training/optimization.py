@@ -19,8 +19,8 @@ def optimizer_groups(
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader to train.
         learning_rate (`float`, defaults to 8.4e-5): rate of the towers; the paper scales it by effective batch / 512.
-        weight_decay (`float`, defaults to 0.2): decay of the parameters that decay.
-        decoder_rate_factor (`float`, defaults to 19): rate of the decoders over that of the towers.
+        weight_decay (`float`, defaults to 0.2): weight decay of the parameters that decay.
+        decoder_rate_factor (`float`, defaults to 19): rate of the decoders as a multiple of the towers'.
 
     Returns:
         `list[dict]`: groups for a torch optimizer; `Trainer` takes the optimizer as `optimizers=(optimizer, None)`.

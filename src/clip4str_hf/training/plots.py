@@ -11,7 +11,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from .checkpoints import last_checkpoint
 
 
-# What is drawn, one panel each: entries of `Trainer`'s log, with the name of each line.
+# The panels that are drawn: for each, entries of `Trainer`'s log and the names of their lines.
 PANELS = {
     "loss": {"loss": "training", "eval_loss": "validation"},
     "learning rate": {"learning_rate": "towers"},
@@ -39,8 +39,8 @@ def load_log_history(folder: str | os.PathLike) -> list[dict]:
 
 def training_curves(log_history: list[dict]) -> dict[str, dict[str, list[tuple[int, float]]]]:
     """
-    The curves in a log: for each panel of `PANELS` its lines, and of each the `(step, value)` of every entry. Lines
-    without entries, and panels without lines, are left out.
+    The curves in a log: for each panel of `PANELS` its lines, and for each line the `(step, value)` of every entry.
+    Lines without entries, and panels without lines, are left out.
     """
     panels = {
         panel: {
@@ -58,8 +58,8 @@ def plot_training(log_history: list[dict], title: str) -> Figure:
     Loss, learning rate and validation figures over the steps, one below the other.
 
     Args:
-        log_history (`list[dict]`): of `Trainer`, see [`load_log_history`].
-        title (`str`): which run it is.
+        log_history (`list[dict]`): the log of `Trainer`, see [`load_log_history`].
+        title (`str`): the name of the run.
 
     Raises:
         ValueError: if the log holds nothing to plot.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The trainer of `scripts/train.py`: transformers' own, with a model card that tells what a reader is."""
+"""The trainer of `scripts/train.py`: transformers' own, with a model card that describes the reader."""
 
 import os
 import re
@@ -14,7 +14,7 @@ from ..card_clip4str import MISSING, NO_REPO, TAGS, has_card, reader_card
 
 logger = logging.get_logger(__name__)
 
-# What of the card that `Trainer` writes is worth keeping.
+# The parts of the card that `Trainer` writes that are worth keeping.
 RESULTS = re.compile(r"It achieves the following results on the evaluation set:\n.*?(?=\n\n)", flags=re.DOTALL)
 PROCEDURE = re.compile(r"(?<=## Training procedure\n\n).*", flags=re.DOTALL)
 
@@ -22,20 +22,20 @@ PROCEDURE = re.compile(r"(?<=## Training procedure\n\n).*", flags=re.DOTALL)
 class ReaderTrainer(Seq2SeqTrainer):
     """
     [`Seq2SeqTrainer`] with two differences. Its `create_model_card`, and so `push_to_hub`, writes the card of a
-    reader: what it is, how to read with it, and how it was trained. `Trainer`'s own draft takes a reader that was
-    loaded from a folder for one that was trained from scratch, and the way its words were stored ("imagefolder") for
-    the name of a data set. And several processes count each word of a validation once.
+    reader: what it is, how to read with it, and how it was trained. `Trainer`'s own draft mistakes a reader that was
+    loaded from a folder for one trained from scratch, and the format its words were stored in ("imagefolder") for the
+    name of a data set. And when several processes validate, each word is counted once.
     """
 
     def evaluation_loop(self, *args, **kwargs):
-        # `Seq2SeqTrainer` counts the words twice by which the processes are filled up to equal parts.
+        # `Seq2SeqTrainer` counts the words twice that are repeated to give all processes equally many.
         self.gather_function = self.accelerator.gather_for_metrics
         return super().evaluation_loop(*args, **kwargs)
 
     def create_model_card(self, *args, dataset_tags=None, dataset_args=None, **kwargs):
         """
-        Writes `README.md` into the output folder; the arguments are those of [`Trainer`]. A card that was there, or in
-        the repository, before this training stays.
+        Writes `README.md` into the output folder; the arguments are those of [`Trainer`]. A card that was there before
+        this training, or in the repository that it is pushed to, is kept.
         """
         if not self.is_world_process_zero():
             return
@@ -69,7 +69,7 @@ class ReaderTrainer(Seq2SeqTrainer):
 
     @cached_property
     def _has_older_card(self) -> bool:
-        """Whether there was a card before the first of this training: its maker may have completed it."""
+        """Whether there was a card before this training wrote its first one: somebody may have completed it."""
         is_on_hub = self.args.push_to_hub and has_card(self.hub_model_id, self.args.hub_token)
         return is_on_hub or os.path.exists(self._card_path)
 
