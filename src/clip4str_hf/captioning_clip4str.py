@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the prediction of the visual branch to the token ids of CLIP's text tower, as tensor operations."""
+"""Turns the prediction of the visual branch into token ids for CLIP's text tower, in tensor operations."""
 
 import gzip
 import unicodedata
@@ -16,7 +16,7 @@ MERGES_FILE = Path(__file__).with_name("bpe_simple_vocab_16e6.txt.gz")
 
 # Kinds of characters that CLIP's tokenizer tells apart when it splits a text into words.
 LETTER, NUMBER, SPACE, OTHER = range(4)
-# A word's last symbol is another token than the same symbol inside a word: CLIP numbers it 256 higher.
+# The last symbol of a word has a token of its own: CLIP numbers it 256 higher than the same symbol inside a word.
 END_OF_WORD = 256
 BLANK = -1
 
@@ -27,8 +27,8 @@ class Clip4STRCaptioner(nn.Module):
     the text up to the first end token is lower-cased character by character, reduced to the caption charset and
     encoded with CLIP's byte-pair encoding, without a host round trip, so that reading is one graph.
 
-    The vocabulary follows from its size: 256 byte symbols, the same at the end of a word, as many of CLIP's merges as
-    there is room for, begin and end of text. 49,408 is CLIP's whole vocabulary; 514 spells every caption in bytes.
+    The vocabulary follows from its size: 256 byte symbols, the same symbols at the end of a word, as many of CLIP's
+    merges as fit, and begin and end of text. 49,408 is CLIP's whole vocabulary; 514 spells every caption in bytes.
     The merges are buffers and are saved with the weights.
 
     Raises:
@@ -46,8 +46,8 @@ class Clip4STRCaptioner(nn.Module):
         num_merges = self.vocab_size - 2 * END_OF_WORD - 2
         num_bytes = max(len(character.encode()) for character in self.caption_charset)
         num_captioned = len(self.caption_charset) + 1  # and the blank
-        # Empty tensors stay out of the state: read from a file they have their neighbour's address, and `torch.save`
-        # refuses two types at one address.
+        # Empty tensors are left out of the state dict: loaded from a file they share their neighbour's address, and
+        # `torch.save` refuses two types at one address.
         for name in ("merge_keys", "merge_ranks"):
             self.register_buffer(name, torch.empty(num_merges, dtype=torch.long), persistent=num_merges > 0)
         self.register_buffer("caption_index", torch.empty(config.num_classes, dtype=torch.long), persistent=False)
@@ -60,7 +60,7 @@ class Clip4STRCaptioner(nn.Module):
         position = {character: index for index, character in enumerate(self.caption_charset)}
         captioned = [blank]  # the end token
         for character in self.charset:
-            # One character at most: lower-casing expands only where it adds combining marks.
+            # At most one character: lower-casing yields several only where it adds combining marks.
             captioned.append(next((position[part] for part in character.lower() if part in position), blank))
         init.copy_(self.caption_index, torch.tensor(captioned))
         init.copy_(self.kinds, torch.tensor([*map(_kind, self.caption_charset), SPACE]))
@@ -73,7 +73,7 @@ class Clip4STRCaptioner(nn.Module):
         init.copy_(self.symbols, torch.tensor([*rows, [BLANK] * width]))
 
     def fill_merges(self):
-        """Fills the merge table from CLIP's own list, which is package data, unless it was loaded with the weights."""
+        """Fills the merge table, unless it was loaded with the weights, from CLIP's own list (package data)."""
         if not len(self.merge_keys) or getattr(self.merge_keys, "_is_hf_initialized", False):
             return
         if not MERGES_FILE.exists():
@@ -85,7 +85,7 @@ class Clip4STRCaptioner(nn.Module):
         init.copy_(self.merge_ranks, ranks)
 
     def resized(self, config: Clip4STRConfig) -> "Clip4STRCaptioner":
-        """A captioner of other characters with these merges, on the same device."""
+        """A captioner for the characters of `config`, with these merges and on the same device."""
         captioner = Clip4STRCaptioner(config).to(self.caption_index.device)
         captioner.fill_tables()
         captioner.merge_keys, captioner.merge_ranks = self.merge_keys, self.merge_ranks
@@ -99,7 +99,7 @@ class Clip4STRCaptioner(nn.Module):
 
         Returns:
             `torch.LongTensor` of shape `(batch_size, caption_context_length)`: begin, tokens, end, then zeros. Longer
-            captions are cut and end with the end token all the same.
+            captions are cut, but still end with the end token.
         """
         ended = (character_ids == self.eos_token_id).cumsum(-1) > 0
         blank = len(self.caption_charset)
@@ -116,13 +116,13 @@ class Clip4STRCaptioner(nn.Module):
         return _compact((symbols + END_OF_WORD * ends_word).flatten(1), BLANK)
 
     def _word_ends(self, caption):
-        """Where CLIP's splitting pattern ends a word: a run of letters, one digit, a run of anything else."""
+        """Where CLIP's splitting pattern ends a word: a run of letters, a single digit or a run of anything else."""
         kinds = self.kinds[caption]
         following = nn.functional.pad(kinds, (0, 1), value=SPACE)[:, 1:]
         ends = (kinds == NUMBER) | (kinds != following)
         if "'" not in self.caption_charset:
             return ends
-        # 's 't 'm 'd 're 've 'll are words of their own, unless the apostrophe goes on a run of other characters.
+        # 's 't 'm 'd 're 've 'll are words of their own, unless the apostrophe continues a run of other characters.
         preceding = nn.functional.pad(kinds, (1, 0), value=SPACE)[:, :-1]
         apostrophe = self._is(caption, "'") & (preceding != OTHER)
         first, second = (nn.functional.pad(caption, (0, n), value=len(self.caption_charset))[:, n:] for n in (1, 2))
@@ -140,7 +140,7 @@ class Clip4STRCaptioner(nn.Module):
         return torch.stack([caption == member for member in members]).any(0)
 
     def _merge(self, tokens):
-        """Byte-pair encoding: the pair that comes first in the list is merged first, the leftmost of equals."""
+        """Byte-pair encoding: the pair that is earliest in the list is merged first, of equal pairs the leftmost."""
         if not len(self.merge_keys):
             return tokens
         length = tokens.shape[1]
@@ -161,7 +161,7 @@ class Clip4STRCaptioner(nn.Module):
         return tokens[:, :length]
 
     def _frame(self, tokens):
-        """Begin and end around the tokens, zeros after, cut to the context length."""
+        """Puts begin and end around the tokens and cuts or zero-pads them to the context length."""
         room = self.context_length - 2
         tokens = nn.functional.pad(tokens[:, :room], (1, max(room - tokens.shape[1], 0) + 1), value=BLANK)
         count = (tokens != BLANK).sum(-1, keepdim=True)
@@ -173,11 +173,11 @@ class Clip4STRCaptioner(nn.Module):
 
 def read_merges(num_merges: int, vocab_size: int, path: Path = MERGES_FILE) -> tuple[torch.Tensor, torch.Tensor]:
     """
-    The first `num_merges` lines of CLIP's merges file as a table to look pairs up in.
+    The first `num_merges` merges of CLIP's merges file as a lookup table of pairs.
 
     Returns:
         `(keys, ranks)`, both `torch.LongTensor` of shape `(num_merges,)`: `left * vocab_size + right` in ascending
-        order, and the place of each in the file.
+        order, and the rank of each in the file.
     """
     with gzip.open(path, "rt", encoding="utf-8") as file:
         next(file)
@@ -191,8 +191,8 @@ def read_merges(num_merges: int, vocab_size: int, path: Path = MERGES_FILE) -> t
 
 def _symbol_of_byte() -> dict[int, str]:
     """
-    The 256 bytes in the order of CLIP's first 256 tokens, those that Latin-1 prints before the others, each with the
-    character that stands for it in CLIP's files: itself, or one from U+0100 on where it does not print.
+    The 256 bytes in the order of CLIP's first 256 tokens, those printable in Latin-1 before the others, each with the
+    character that stands for it in CLIP's files: itself, or one from U+0100 on if it is not printable.
     """
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
@@ -215,7 +215,7 @@ def _refuse_combining(charset: str):
 
 
 def _compact(values, blank):
-    """Moves what is not blank to the front of each row, in its order."""
+    """Moves everything that is not blank to the front of its row, keeping the order."""
     return values.gather(1, (values == blank).long().argsort(dim=1, stable=True))
 
 

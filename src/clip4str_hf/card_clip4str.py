@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The model card of a reader: metadata by which it is found, and a text that its maker completes."""
+"""The model card of a reader: metadata by which it is found, and a text for its author to complete."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from huggingface_hub import HfApi, ModelCard, ModelCardData
 
 
 TAGS = ["scene-text-recognition", "ocr", "clip4str"]
-# How the Hub lists and loads a reader.
+# Tells the Hub how to list and load a reader.
 METADATA = {"library_name": "transformers", "pipeline_tag": "image-to-text"}
-# The Hub's own words for what a card does not tell yet.
+# The Hub's own placeholder for what a card does not say yet.
 MISSING = "[More Information Needed]"
 # Placeholder in a card for the Hub id, until it is known.
 NO_REPO = "OWNER/NAME"
@@ -101,14 +101,14 @@ uncertain ones, and do not use it where a misread word does harm.
 
 def reader_card(model, name: str, repo_id: str = NO_REPO, base_model: str | None = None, **sections: str) -> ModelCard:
     """
-    The card of a reader, with `MISSING` where only its maker knows what to say.
+    The card of a reader, with `MISSING` where only its author knows what to say.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
         name (`str`): its name.
-        repo_id (`str`, *optional*): where it is, or will be, on the Hub.
+        repo_id (`str`, *optional*): the Hub id that it has or will have.
         base_model (`str`, *optional*):
-            The Hub id of the model it was made from; by default the one it was loaded from, if it was.
+            The Hub id of the model it was made from; by default that of the model it was loaded from, if any.
         sections: text of `results`, `training_data`, `training_procedure` and `licence`.
     """
     base_model = base_model or _hub_name(model, repo_id)
@@ -129,7 +129,7 @@ def reader_card(model, name: str, repo_id: str = NO_REPO, base_model: str | None
 
 
 def add_metadata(data: ModelCardData):
-    """Adds what a card must say for the Hub to know how a reader is used; what it says already stays."""
+    """Adds the metadata that tells the Hub how a reader is used; existing values are kept."""
     for field, value in METADATA.items():
         data[field] = data.get(field) or value
     tags = data.tags or []
@@ -138,8 +138,8 @@ def add_metadata(data: ModelCardData):
 
 def complete_card(folder: str | os.PathLike, model, repo_id: str, token: bool | str | None = None):
     """
-    Makes the `README.md` that transformers has written for a push the card of a reader: where the repository had none,
-    the empty form is replaced by [`reader_card`]; otherwise missing metadata is added and the text stays.
+    Turns the `README.md` that transformers has written for a push into the card of a reader: if the repository has no
+    card, the empty template is replaced by [`reader_card`]; otherwise missing metadata is added and the text is kept.
     """
     path = Path(folder, "README.md")
     written = ModelCard.load(path)
@@ -153,17 +153,17 @@ def complete_card(folder: str | os.PathLike, model, repo_id: str, token: bool | 
 
 
 def is_hub_id(name: str | os.PathLike) -> bool:
-    """Whether a name can be that of a repository of the Hub, and is not that of a file or folder."""
+    """Whether a name can be that of a repository on the Hub and is not that of an existing file or folder."""
     return re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(name)) is not None and not os.path.exists(name)
 
 
 def has_card(repo_id: str, token: bool | str | None = None) -> bool:
-    """Whether a repository of the Hub has a card."""
+    """Whether a repository on the Hub has a card."""
     return HfApi().file_exists(repo_id, "README.md", token=token)
 
 
 def _hub_name(model, repo_id: str) -> str | None:
-    """The Hub id that a model was loaded from, if it was, and from another repository than `repo_id`."""
+    """The Hub id that a model was loaded from; `None` if there is none or it is `repo_id`."""
     name = model.config.name_or_path
     return name if is_hub_id(name) and name != repo_id else None
 

@@ -13,12 +13,12 @@ from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTraine
 
 
 if TYPE_CHECKING:
-    # Never run. A saved configuration takes its code along (`_auto_class`), which is this file and whatever relative
-    # imports lead to from here; a checkpoint needs all of it.
+    # Never executed. A configuration is saved with its code (`_auto_class`): this file and all files that relative
+    # imports reach from here. A checkpoint needs all of them.
     from .pipeline_clip4str import Clip4STRPipeline  # noqa: F401
 
 
-# Where a saved checkpoint finds its code, for those who load it without this package.
+# Where the code of a saved checkpoint is, for those who load it without this package.
 AUTO_MAP = {
     "AutoConfig": "configuration_clip4str.Clip4STRConfig",
     "AutoModel": "modeling_clip4str.Clip4STRForSceneTextRecognition",
@@ -38,11 +38,11 @@ CLIP_VOCAB_SIZE = 49_408
 
 class Clip4STRConfig(PreTrainedConfig):
     r"""
-    Configuration of a [`Clip4STRForSceneTextRecognition`]: a whole CLIP (text and vision) and what turns it into a
-    reader of words (CLIP4STR, arXiv 2305.14014). The defaults are those of the released ViT-B models.
+    Configuration of a [`Clip4STRForSceneTextRecognition`]: a whole CLIP (text and vision) and the parts that turn it
+    into a reader of words (CLIP4STR, arXiv 2305.14014). The defaults are those of the released ViT-B models.
 
     Character ids follow the original: end of text is 0, the characters of `charset` are 1 to `len(charset)`, then come
-    the begin token and the padding token. The heads predict the end and the characters only.
+    the begin token and the padding token. The heads predict only the end token and the characters.
 
     Args:
         text_config (`dict` or `CLIPTextConfig`, *optional*):
@@ -50,24 +50,24 @@ class Clip4STRConfig(PreTrainedConfig):
         vision_config (`dict` or `CLIPVisionConfig`, *optional*):
             The image tower.
         image_size (`int` or `list[int]`, *optional*):
-            Height and width in pixels of the images that are read, or the side of squares. Defaults to the square of
-            the image tower; any other size interpolates the position embeddings of the tower.
+            Height and width of the input images in pixels, or the side of square ones. Defaults to the size of the
+            image tower; for any other size the position embeddings of the tower are interpolated.
         charset (`str` or `list[str]`, *optional*, defaults to digits, lower case, upper case and ASCII punctuation):
             The characters that can be read, in the order of their ids, each a single code point.
         max_label_length (`int`, *optional*, defaults to 25):
-            The longest text in characters (T in the paper); the decoders have one position more, for the end token.
+            The longest text in characters (T in the paper); the decoders have one more position, for the end token.
         caption_charset (`str` or `list[str]`, *optional*):
-            The characters that the caption of the cross-modal branch keeps of the lower-cased visual prediction.
-            Defaults to those of [`caption_characters`]: the letters and digits of `charset`, lower-cased, with the
-            space and the marks that belong to letters.
+            The characters of the lower-cased visual prediction that the caption of the cross-modal branch keeps.
+            Defaults to [`caption_characters`]: the letters, digits and space of `charset`, lower-cased, with the marks
+            that belong to letters.
         caption_context_length (`int`, *optional*, defaults to 16):
-            Tokens of a caption, begin and end included; longer captions are cut and the last token is the end.
+            Tokens of a caption, begin and end included; longer captions are cut, but still end with the end token.
         decoder_layers (`int`, *optional*, defaults to 1):
             Depth of both decoders.
         decoder_attention_heads (`int`, *optional*, defaults to 8):
             Attention heads of both decoders.
         decoder_mlp_ratio (`int`, *optional*, defaults to 4):
-            Width of the decoders' MLP over their hidden size.
+            Ratio of the width of the decoders' MLP to their hidden size.
         decoder_dropout (`float`, *optional*, defaults to 0.1):
             Dropout of the decoders: embeddings, attention weights, MLP and residual branches.
         decoder_layer_norm_eps (`float`, *optional*, defaults to 1e-5):
@@ -75,23 +75,24 @@ class Clip4STRConfig(PreTrainedConfig):
         initializer_range (`float`, *optional*, defaults to 0.02):
             Standard deviation of the truncated normal that initialises the decoders.
         num_frozen_text_layers (`int`, *optional*, defaults to 6):
-            First layers of the text tower that are not trained; 0 freezes the embeddings alone, -1 nothing.
+            Number of first layers of the text tower that are frozen; 0 freezes only the embeddings, -1 nothing.
         num_frozen_image_layers (`int`, *optional*, defaults to -1):
-            First layers of the image tower that are not trained; 0 freezes the embeddings alone, -1 nothing.
+            Number of first layers of the image tower that are frozen; 0 freezes only the embeddings and the layer
+            norm that follows them, -1 nothing.
         detach_image_features (`bool`, *optional*, defaults to `True`):
-            Whether the cross-modal loss stops at the image features.
+            Whether the gradient of the cross-modal loss stops at the image features.
         cross_modal_loss_weight (`float`, *optional*, defaults to 1.0):
-            Weight of the cross-modal branch in the loss. With 0 that branch and the text tower are neither run nor
-            trained: a reader that is only the visual branch, with which `generate` then reads by default.
+            Weight of the cross-modal branch in the loss. With 0, that branch and the text tower are neither trained
+            nor, by default, run by `generate`: the reader is the visual branch alone.
         num_permutations (`int`, *optional*, defaults to 6):
-            Orderings of the characters in the training loss (K in the paper): 1 (left to right), or an even number,
-            every ordering being followed by its mirror.
+            Number of orderings of the characters in the training loss (K in the paper): 1 (left to right), or an even
+            number, as every ordering is followed by its mirror.
         confidence_temperature (`float`, *optional*, defaults to 1.0):
-            What the logits of an answer are divided by, so that its confidences are as often right as they say. It
-            changes no text and no loss. [`~metrics.calibration.fit_temperature`] finds it.
+            Divisor of the logits of an answer that makes its confidences match how often it is right. It changes no
+            text and no loss. [`~metrics.calibration.fit_temperature`] finds it.
 
     Raises:
-        ValueError: where values do not fit together; the message names the value and what is accepted.
+        ValueError: if values do not fit together; the message names the value and what is accepted.
 
     Example:
 
@@ -104,7 +105,7 @@ class Clip4STRConfig(PreTrainedConfig):
 
     model_type = "clip4str"
     _auto_class = "AutoConfig"
-    # What `Trainer` need not gather over a whole evaluation set.
+    # Outputs that `Trainer` need not gather over a whole evaluation set.
     keys_to_ignore_at_inference = [
         "visual_logits",
         "image_features",
@@ -158,22 +159,23 @@ class Clip4STRConfig(PreTrainedConfig):
         self.cross_modal_loss_weight = cross_modal_loss_weight
         self.num_permutations = num_permutations
         self.confidence_temperature = confidence_temperature
-        # The token ids follow from the character set; saved files repeat them for other readers of the file only.
+        # The token ids follow from the character set; saved files repeat them only for other readers of the file.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
         if not is_remote_code():
-            # Where the package is installed its code is used, and `pipeline` need not ask for trust in another.
+            # With the package installed its own code is used, and `pipeline` need not ask for trust in remote code.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
         super().__init__(**kwargs | ids)
         self.validate_reader()
 
-    # Of all fields; that of a dataclass, which a configuration is made, would compare those of the base class alone.
+    # Compares all fields: transformers makes this class a dataclass, whose own `__eq__` would only compare those of
+    # the base class.
     __eq__ = PreTrainedConfig.__eq__
 
     @classmethod
     def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "Clip4STRConfig":
-        """The configuration of a reader made of the CLIP of `clip_config`; `kwargs` are this class's own arguments."""
+        """The configuration of a reader built on the CLIP of `clip_config`; `kwargs` are this class's arguments."""
         towers = {"text_config": clip_config.text_config, "vision_config": clip_config.vision_config}
-        # CLIPModel sizes its projections by the shared number, the towers alone by their own.
+        # `CLIPModel` sizes its projections by the shared `projection_dim`, separate towers by their own.
         towers = {
             name: tower.to_dict() | {"projection_dim": clip_config.projection_dim} for name, tower in towers.items()
         }
@@ -181,34 +183,34 @@ class Clip4STRConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "Clip4STRConfig":
-        """As in every configuration; what follows from a field that `kwargs` change follows from the new value."""
+        """As in every configuration, but values derived from a field that `kwargs` change follow its new value."""
         fields = cls.field_names() - set(cls.sub_configs)
         own = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
         if "charset" in own:
             config_dict = {**config_dict, "caption_charset": None}
-        # Here, so that the towers are checked too.
+        # Merged here, as the base class would change the towers only after they have been checked.
         for name in cls.sub_configs:
             if isinstance(kwargs.get(name), dict):
                 own[name] = config_dict.get(name, {}) | kwargs.pop(name)
         return super().from_dict({**config_dict, **own}, **kwargs)
 
     def get_text_config(self, *args, **kwargs) -> "Clip4STRConfig":
-        """This configuration: the texts of the model are its characters; CLIP's text tower only sees captions."""
+        """This configuration itself: the model's texts are its characters; CLIP's text tower only sees captions."""
         return self
 
     def to_dict(self) -> dict[str, Any]:
-        """All fields, and where a saved checkpoint finds its code."""
+        """All fields, and where the code of a saved checkpoint is."""
         return super().to_dict() | {"auto_map": AUTO_MAP, "custom_pipelines": CUSTOM_PIPELINES}
 
     def save_pretrained(self, save_directory, **kwargs):
         """Writes `config.json` and the code of the model; see `PreTrainedConfig.save_pretrained`."""
         super().save_pretrained(save_directory, **kwargs)
         if not is_remote_code():
-            self.__dict__.pop("auto_map", None)  # set on the way, and no field of this configuration
+            self.__dict__.pop("auto_map", None)  # set while saving, but no field of this configuration
 
     @classmethod
     def field_names(cls) -> set[str]:
-        """The arguments that are this class's own."""
+        """The names of this class's own arguments."""
         return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
 
     @property
@@ -218,7 +220,7 @@ class Clip4STRConfig(PreTrainedConfig):
 
     @property
     def num_classes(self) -> int:
-        """What a head tells apart: the end token and the characters."""
+        """Number of classes that a head predicts: the end token and the characters."""
         return len(self.charset) + 1
 
     @property
@@ -227,7 +229,7 @@ class Clip4STRConfig(PreTrainedConfig):
         return len(self.charset) + 3
 
     def validate_reader(self):
-        """Raises `ValueError` where the numbers do not fit together."""
+        """Raises `ValueError` if the values do not fit together."""
         text, vision = self.text_config, self.vision_config
         for name in (
             "caption_context_length",
@@ -291,7 +293,7 @@ class Clip4STRConfig(PreTrainedConfig):
 
 def characters(name: str, charset: str | Sequence[str]) -> str:
     """
-    A character set as one string, the order kept.
+    A character set as one string, in the given order.
 
     Raises:
         ValueError: if it is empty, holds an entry that is not a single code point, or holds a character twice.
@@ -310,22 +312,22 @@ def characters(name: str, charset: str | Sequence[str]) -> str:
 
 def caption_characters(charset: str | Sequence[str]) -> str:
     """
-    The characters that captions of texts of `charset` keep unless others are asked for: its letters and digits of any
-    script, lower-cased, and the space, in their order; for the 94 characters `0-9a-z`, as in the paper. Without any,
-    those of the paper.
+    The characters that captions keep by default for texts of `charset`: its letters, digits and marks of any script,
+    except those that join their neighbours, and the space, lower-cased and in their order. For the default 94
+    characters these are `0-9a-z`, as in the paper, which also stand in where none are left.
     """
     lowered = dict.fromkeys(part for character in charset for part in character.lower())
     return "".join(filter(_is_captioned, lowered)) or DEFAULT_CAPTION_CHARSET
 
 
 def _is_captioned(character: str) -> bool:
-    # Marks are parts of words (the vowel signs of Thai), but captions hold none that joins its neighbours.
+    # Marks are parts of words (the vowel signs of Thai), but captions hold none that join their neighbours.
     is_word = unicodedata.category(character)[0] in "LNM" and not joins_neighbours(character)
     return is_word or character == " "
 
 
 def joins_neighbours(character: str) -> bool:
-    """Whether Unicode's composition (NFC) may change this character or what it stands beside."""
+    """Whether Unicode's composition (NFC) may change this character or its neighbours."""
     return (
         unicodedata.normalize("NFC", character) != character
         or bool(unicodedata.combining(character))
@@ -334,7 +336,7 @@ def joins_neighbours(character: str) -> bool:
 
 
 def is_remote_code() -> bool:
-    """Whether this code was loaded with a checkpoint, in place of the package."""
+    """Whether this code was loaded from a checkpoint instead of the package."""
     return __name__.startswith("transformers_modules")
 
 

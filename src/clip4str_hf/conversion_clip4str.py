@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From the checkpoints of the original implementation (VamosC/CLIP4STR) to this one."""
+"""Converts checkpoints of the original implementation (VamosC/CLIP4STR) to this one."""
 
 import os
 import re
@@ -39,24 +39,24 @@ _DECODERS = [
     (r"(_decoder\.layers\.\d+\.)norm_q\.", r"\1norm_query."),
     (r"(_decoder\.layers\.\d+\.)norm_c\.", r"\1norm_content."),
 ]
-# CLIP keeps its projections as matrices to multiply with from the right.
+# CLIP stores its projections as matrices that multiply features from the right.
 _TRANSPOSED = ("clip_model.visual.proj", "clip_model.text_projection")
-# Of the contrastive pre-training; no reader uses it.
+# From contrastive pre-training; no reader uses it.
 _UNUSED = ("clip_model.logit_scale",)
 _HEAD_WIDTH = 64
 
 
 def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False) -> tuple[dict, dict]:
     """
-    The tensors and hyper-parameters in a file of the original: a Lightning checkpoint, or bare weights.
+    Loads the tensors and hyper-parameters of an original checkpoint file: a Lightning checkpoint, or bare weights.
 
     Args:
         path (`str` or `os.PathLike`): the file.
         allow_pickle (`bool`, *optional*, defaults to `False`):
-            Whether the file may run code of its own. Only for files whose maker you trust; a warning is given.
+            Whether the file may run code of its own. Only for files whose author you trust; a warning is issued.
 
     Raises:
-        ValueError: if the file is no checkpoint, or holds more than tensors and plain values.
+        ValueError: if the file is not a checkpoint, or holds more than tensors and plain values.
     """
     if allow_pickle:
         warnings.warn(f"{path} is unpickled without limits: it can run any code on this machine.", stacklevel=2)
@@ -64,7 +64,7 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
         checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
     except OSError:
         raise
-    except Exception as error:  # torch and pickle raise anything on a file that is not theirs
+    except Exception as error:  # torch and pickle may raise anything on a file that is not theirs
         raise ValueError(
             f"{path} is damaged or holds more than tensors and plain values ({error}). "
             "If you trust its maker, allow pickle explicitly."
@@ -85,16 +85,16 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
 
 def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = None) -> Clip4STRForSceneTextRecognition:
     """
-    A reader with the weights of the original. Every size is read from the tensors; what no tensor tells (heads of the
-    decoders, dropout, frozen layers, generation defaults) comes from the hyper-parameters, or is the default of the
-    released models.
+    Builds a reader with the weights of the original. Sizes are read from the tensors; what no tensor tells (the
+    characters, heads of the decoders, dropout, frozen layers, generation defaults, ...) comes from the
+    hyper-parameters, or is the default of the released models.
 
     Args:
         state (`dict[str, torch.Tensor]`): the original's tensors, by the original's names.
-        hyper_parameters (`dict`, *optional*): the original's.
+        hyper_parameters (`dict`, *optional*): the original's hyper-parameters.
 
     Raises:
-        ValueError: if tensors are missing, unknown or misshapen; the message lists all of them by name.
+        ValueError: if tensors are missing, unknown or misshapen; the message names them.
     """
     hyper_parameters = hyper_parameters or {}
     config = _read_config(state, hyper_parameters)
@@ -123,7 +123,7 @@ def _shape(state, name):
 
 
 def _depth(state, prefix):
-    """Layers whose tensors' names start with `prefix` and their number."""
+    """Number of layers, whose tensors' names start with `prefix` and the index of the layer."""
     layers = (re.match(rf"{re.escape(prefix)}(\d+)\.", name) for name in state)
     return max((int(layer[1]) for layer in layers if layer), default=-1) + 1
 
@@ -184,7 +184,7 @@ def _read_config(state, hyper):
 
 
 def _rename(name, tensor):
-    """The new names of a tensor of the original, each with its part."""
+    """The new names of a tensor of the original, each with its part of the tensor."""
     new_name = name
     for pattern, replacement in _TOWERS + _DECODERS:
         new_name = re.sub(pattern, replacement, new_name)

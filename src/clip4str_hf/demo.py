@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A web page that reads one's own images and shows how; needs the `demo` extra (Gradio)."""
+"""A web page that reads the user's images and shows how; needs the `demo` extra (Gradio)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,11 +16,11 @@ from .visualization import GLOW, overlay_attentions
 INTRODUCTION = """\
 # CLIP4STR
 Drop or paste an image of a word, or a whole photo: there, click two opposite corners of a box around a word."""
-# The least confidence that a character of this name and colour has.
+# Names of ranges of confidence, with the lowest confidence and the colour of each.
 CONFIDENCES = {"90 % and more": (0.9, "#43a047"), "50 to 90 %": (0.5, "#f9a825"), "below 50 %": (0.0, "#e53935")}
 MAX_REFINEMENTS = 3
 PICTURE_SIDE = 480
-# Fonts of the system: one of the web would have to be fetched.
+# System fonts: a web font would have to be fetched.
 FONTS = {"font": ["system-ui", "sans-serif"], "font_mono": ["system-ui", "sans-serif"]}
 STEP_COLUMNS = {"pass": "20%", "visual branch": "30%", "cross-modal branch": "30%", "edits": "20%"}  # and widths
 STYLE = """
@@ -30,7 +30,7 @@ STYLE = """
 #places .thumbnail-item {aspect-ratio: 5 / 3}
 #steps table * {font-size: .8rem}
 """
-# Gradio pastes on clicks of its own only; this hands a picture that is pasted anywhere to where files are dropped.
+# Gradio pastes only through a button of its own; this passes an image pasted anywhere to the field that takes files.
 PASTE = """
 () => window.addEventListener("paste", (event) => {
   const image = [...event.clipboardData.files].find((file) => file.type.startsWith("image/"));
@@ -46,11 +46,11 @@ PASTE = """
 
 class Demo:
     """
-    What happens on the page.
+    The event handlers of the page.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader, with `attn_implementation="eager"`.
-        processor ([`Clip4STRProcessor`]): the reader's.
+        processor ([`Clip4STRProcessor`]): its processor.
     """
 
     def __init__(self, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor):
@@ -58,19 +58,19 @@ class Demo:
         self.processor = processor
 
     def open(self, path: str | None, refine_iters: int) -> tuple:
-        """A new image: `(photo, corners, picture of it, *results)`."""
+        """Opens a new image; returns `(photo, corners, picture of it, *results)`."""
         if path is None:
             return None, [], None, *nothing("")
         try:
             photo = self.processor.image_processor.fetch_rgb(path)
         except ValueError as error:
-            # The cause says what is wrong; where the file lies for now is of no interest.
+            # The cause says what is wrong; the temporary folder of the file is of no interest.
             reason = str(error.__cause__ or error).replace(path, Path(path).name)
             return None, [], None, *nothing(f"This file cannot be read: {reason}")
         return photo, [], photo, *self.read(photo, [], refine_iters)
 
     def click(self, photo: Image.Image | None, corners: list, refine_iters: int, event: gr.SelectData) -> tuple:
-        """A corner of a box: `(corners, picture, *results)`."""
+        """Takes a corner of a box; returns `(corners, picture, *results)`."""
         if photo is None:
             return [], None, *nothing("")
         corners = [*corners, tuple(event.index)] if len(corners) == 1 else [tuple(event.index)]
@@ -83,7 +83,7 @@ class Demo:
         return corners, mark(photo, corners), *self.read(photo, corners, refine_iters)
 
     def reset(self, photo: Image.Image | None, refine_iters: int) -> tuple:
-        """No box any more: `(corners, picture, *results)`."""
+        """Removes the box; returns `(corners, picture, *results)`."""
         return [], photo, *self.read(photo, [], refine_iters)
 
     def read(self, photo: Image.Image | None, corners: list, refine_iters: int) -> tuple:
@@ -108,7 +108,7 @@ class Demo:
 
 
 def nothing(status: str) -> tuple:
-    """No results, and why."""
+    """Empty results, with a status that says why."""
     return status, "", [], [], []
 
 
@@ -131,13 +131,13 @@ def step_rows(steps: Sequence[Step]) -> list[list[str]]:
 
 
 def scale(image: Image.Image, longer_side: int) -> Image.Image:
-    """The image in a size in which pictures of it are quick to send and smooth to see."""
+    """The image with its longer side resized to `longer_side`, so that it is quick to send and looks smooth."""
     factor = longer_side / max(image.size)
     return image.resize([max(1, round(side * factor)) for side in image.size])
 
 
 def mark(photo: Image.Image, corners: Sequence[tuple[int, int]]) -> Image.Image:
-    """The photo with a cross at a corner, or a box between two."""
+    """The photo with a cross at one corner, or a box between two."""
     marked = photo.copy()
     draw, width = ImageDraw.Draw(marked), max(2, min(photo.size) // 150)
     if len(corners) == 2:
@@ -154,12 +154,12 @@ def build_page(
     model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor, examples: Sequence[str] = ()
 ) -> gr.Blocks:
     """
-    The page; [`launch`] serves it.
+    Builds the page; [`launch`] serves it.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader, with `attn_implementation="eager"`.
-        processor ([`Clip4STRProcessor`]): the reader's.
-        examples (`Sequence[str]`, *optional*): paths of images that the page offers.
+        processor ([`Clip4STRProcessor`]): its processor.
+        examples (`Sequence[str]`, *optional*): paths of images that the page offers as examples.
     """
     demo = Demo(model, processor)
     refine_iters = model.generation_config.refine_iters
@@ -168,10 +168,10 @@ def build_page(
         gr.Markdown(INTRODUCTION)
         with gr.Row():
             with gr.Column(min_width=300):
-                # JPEG: what is shown of a large photo is there at once, and what is read is the photo itself.
+                # JPEG, so that even a large photo is shown at once; what is read is the photo itself.
                 sources = ["upload"]
                 shown = gr.Image(label="Image", sources=sources, format="jpeg", height=300, elem_id="image")
-                # Hands over the file, whatever is in it: the processor tells what cannot be read.
+                # Passes on the file, whatever is in it: the processor reports what cannot be read.
                 shown.preprocess = lambda upload: upload and upload.path
                 text = gr.Textbox(label="Text", buttons=["copy"], interactive=False, elem_id="text")
                 status = gr.Markdown(elem_id="status")
@@ -194,7 +194,7 @@ def build_page(
 
 
 def _build_results() -> list:
-    """What shows the results of `Demo.read` that come after the text."""
+    """The components that show those results of `Demo.read` that come after the text."""
     characters = gr.HighlightedText(
         label="Confidence of each character",
         color_map={name: colour for name, (_, colour) in CONFIDENCES.items()},
@@ -216,11 +216,11 @@ def _build_results() -> list:
 
 def launch(page: gr.Blocks, **options):
     """
-    Serves the page of [`build_page`]; nothing of it is fetched from elsewhere, and nothing is reported or recorded.
+    Serves the page of [`build_page`], which fetches nothing from elsewhere, and reports and records nothing.
 
     Args:
         page (`gr.Blocks`): the page.
-        options: of `gr.Blocks.launch`: `server_name=`, `server_port=`, `share=`, `prevent_thread_lock=`, ...
+        options: arguments of `gr.Blocks.launch`: `server_name=`, `server_port=`, `share=`, `prevent_thread_lock=`, ...
     """
     return page.launch(
         theme=gr.themes.Default(**FONTS),

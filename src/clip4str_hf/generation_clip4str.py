@@ -17,7 +17,7 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from transformers.utils import ModelOutput
 
 
-# What this decoding adds to a `GenerationConfig`, with its defaults.
+# The options that this decoding adds to a `GenerationConfig`, with their defaults.
 GENERATION_DEFAULTS = {
     "autoregressive": True,
     "refine_iters": 1,
@@ -25,7 +25,7 @@ GENERATION_DEFAULTS = {
     "cross_modal_single_pass": False,
 }
 
-# Options of other decodings, and the values that leave them off.
+# Options of other decoding methods, and the values that leave them off.
 UNSUPPORTED_OPTIONS = {
     "num_beams": (None, 1),
     "num_beam_groups": (None, 1),
@@ -50,7 +50,7 @@ UNSUPPORTED_OPTIONS = {
 @dataclass
 class Clip4STRGenerateOutput(ModelOutput):
     """
-    What [`Clip4STRForSceneTextRecognition.generate`] reads, with `return_dict_in_generate=True`.
+    Output of [`Clip4STRForSceneTextRecognition.generate`] with `return_dict_in_generate=True`.
 
     Args:
         sequences (`torch.LongTensor` of shape `(batch_size, positions + 1)`):
@@ -61,13 +61,13 @@ class Clip4STRGenerateOutput(ModelOutput):
             Scores of the answer before softmax, logits processors applied, divided by the configuration's
             `confidence_temperature`: of the cross-modal branch, or of the visual branch with `visual_only`.
         visual_logits (`torch.FloatTensor` of shape `(batch_size, visual positions, num_classes)`):
-            The same of the visual branch, not divided.
+            The same for the visual branch, not divided.
         visual_sequences (`torch.LongTensor` of shape `(batch_size, visual positions + 1)`):
-            What the visual branch read.
+            `sequences` of the visual branch.
         scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
-            `logits`, position by position, `(batch_size, num_classes)` each.
+            `logits` position by position, each `(batch_size, num_classes)`.
         visual_scores (`tuple[torch.FloatTensor]`, *optional*, returned with `output_scores=True`):
-            `visual_logits`, position by position.
+            `visual_logits` position by position.
         image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
             Projected features of the image tower.
         encoder_attentions, cross_attentions, visual_cross_attentions (*optional*, with `output_attentions=True`):
@@ -89,7 +89,7 @@ class Clip4STRGenerateOutput(ModelOutput):
 
 @dataclass
 class Prediction:
-    """Characters `(batch_size, positions)`, their logits, and the weights over the memory, one tensor a layer."""
+    """Characters `(batch_size, positions)`, their logits, and the weights over the memory, one tensor per layer."""
 
     tokens: torch.LongTensor
     logits: torch.FloatTensor
@@ -97,7 +97,7 @@ class Prediction:
 
 
 def after_end(ids: torch.LongTensor, eos_token_id: int) -> torch.BoolTensor:
-    """Where in ids `(batch_size, positions)` a text is over: behind its first end token."""
+    """Which positions of ids `(batch_size, positions)` come after the first end token of their text."""
     is_end = ids == eos_token_id
     return is_end.cumsum(-1) - is_end.long() > 0
 
@@ -106,11 +106,11 @@ def character_probabilities(
     logits: torch.Tensor, eos_token_id: int = 0
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """
-    The text in logits `(batch_size, positions, num_classes)` and how sure it is, in float32.
+    The text in logits `(batch_size, positions, num_classes)` and its probabilities, in float32.
 
     Returns:
         `(ids, probabilities, in_text)`, all `(batch_size, positions)`: the likeliest classes, their probabilities, and
-        where a position counts, which are the characters and the first end token. The product of the probabilities
+        which positions count: those of the characters and of the first end token. The product of the probabilities
         that count is the confidence of the word.
     """
     probabilities, ids = logits.float().softmax(-1).max(-1)
@@ -122,12 +122,12 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _set_generation_defaults(self):
         config = self.config
-        # A new one: what is made from a model's configuration forgets names that transformers does not declare.
+        # A new one, as one made from a model's configuration loses names that transformers does not declare.
         self.generation_config = GenerationConfig(max_length=config.max_label_length + 2)
         self._complete_generation_config()
 
     def _complete_generation_config(self):
-        """Files and trainers may have set a plain `GenerationConfig`, which does not know this decoding."""
+        """Adds what is missing: files and trainers may have set a plain `GenerationConfig`, without these options."""
         config = self.generation_config
         defaults = GENERATION_DEFAULTS | {"visual_only": not self.config.cross_modal_loss_weight} | self._token_ids()
         for name, value in defaults.items():
@@ -141,7 +141,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return ids | {"decoder_start_token_id": self.config.bos_token_id}
 
     def _shares_parameters(self) -> bool:
-        """Whether processes must call all parts equally often, because each holds some of the parameters only."""
+        """Whether all processes must call every module equally often, as each holds only some of the parameters."""
         if torch.compiler.is_compiling() or not (is_deepspeed_zero3_enabled() or is_fsdp_managed_module(self)):
             return False
         return torch.distributed.get_world_size() > 1
@@ -162,48 +162,48 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
         Args:
             inputs (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
-                Images as the processor makes them; also by their own name, `pixel_values`.
+                Images as prepared by the processor; may also be passed as `pixel_values`.
             generation_config (`GenerationConfig`, *optional*):
-                Options in place of the model's own; any of them may also be given by name:
+                Options that replace the model's own; any of them may also be passed by name:
 
-                - `autoregressive` (`bool`, defaults to `True`): predict character after character, or all at once.
-                - `refine_iters` (`int`, defaults to 1): refinements, 0 or more.
-                - `visual_only` (`bool`, defaults to `False`, and to `True` for a reader of `cross_modal_loss_weight`
-                  0): answer with the visual branch, no text tower.
+                - `autoregressive` (`bool`, defaults to `True`): predict one character after another, or all at once.
+                - `refine_iters` (`int`, defaults to 1): number of refinements, 0 or more.
+                - `visual_only` (`bool`, defaults to `False`, and to `True` for a reader with `cross_modal_loss_weight`
+                  0): answer with the visual branch, without the text tower.
                 - `cross_modal_single_pass` (`bool`, defaults to `False`): predict the cross-modal text in one pass
                   from the characters of the visual branch.
                 - `max_length` (`int`, defaults to `max_label_length + 2`): length of `sequences`, begin token
                   included; or `max_new_tokens`.
                 - `output_scores`, `output_attentions`, `return_dict_in_generate` (`bool`): what to return.
-                - `compile_config` (`CompileConfig`): compile the whole reading into one graph of fixed length, on CUDA
-                  a captured one by default. The first call of each batch size and set of options takes minutes.
+                - `compile_config` (`CompileConfig`): compile the whole reading into one graph of fixed length, by
+                  default a CUDA graph on CUDA. The first call of each batch size and set of options takes minutes.
             logits_processor (`LogitsProcessorList`, *optional*):
-                Applied to both branches in every pass, from left to right, with the begin token and the characters
-                before as `input_ids`; so are the processors that options such as `suppress_tokens` stand for.
+                Applied to both branches in every pass, from left to right, with the begin token and the preceding
+                characters as `input_ids`; so are the processors of options such as `suppress_tokens`.
             prefix_allowed_tokens_fn (`Callable`, *optional*):
-                From the index in the batch and the ids so far to the ids that may follow (a pattern, a lexicon). It is
-                not asked about texts that have ended.
+                Takes the index in the batch and the ids so far and returns the ids that may follow (a pattern, a
+                lexicon). It is not called for texts that have ended.
             synced_gpus (`bool`, *optional*):
-                Whether to run all steps, so that processes that share the parameters stay together. Defaults to
-                whether they do (FSDP, DeepSpeed ZeRO-3).
+                Whether to run all steps, so that processes among which the parameters are split stay in step. Defaults
+                to `True` if they are split (FSDP, DeepSpeed ZeRO-3).
 
         Returns:
             `sequences`, or a [`Clip4STRGenerateOutput`] with `return_dict_in_generate=True`.
 
         Raises:
-            ValueError: for options of other decodings (beams, sampling, ...), unknown ones and wrong values, or
-                without any image.
+            ValueError: if options belong to other decoding methods (beams, sampling, ...), are unknown or have wrong
+                values, or if there is no image.
         """
         pixel_values = kwargs.pop("pixel_values", None) if inputs is None else inputs
         if pixel_values is None or len(pixel_values) == 0:
             found = "None" if pixel_values is None else f"of shape {tuple(pixel_values.shape)}"
             raise ValueError(f"pixel_values {found} hold no image.")
         synced_gpus = self._shares_parameters() if synced_gpus is None else synced_gpus
-        kwargs.pop("labels", None)  # Seq2SeqTrainer hands over the whole batch
+        kwargs.pop("labels", None)  # Seq2SeqTrainer passes the whole batch
         self._complete_generation_config()
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
-        if kwargs.get("max_length") is not None:  # goes before a number of new tokens that was saved
+        if kwargs.get("max_length") is not None:  # overrides a saved `max_new_tokens`
             kwargs.setdefault("max_new_tokens", None)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
         self._check_options(config, unknown)
@@ -226,7 +226,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def compute_transition_scores(self, *args, **kwargs):
         """
-        Not supported: confidences are part of what is returned, see the message.
+        Not supported: the outputs of `generate` already hold the confidences.
 
         Raises:
             NotImplementedError: always; the message says where confidences are.
@@ -244,16 +244,16 @@ class Clip4STRGenerationMixin(GenerationMixin):
         output_attentions: bool = False,
         stop_early: bool = True,
     ) -> Clip4STRGenerateOutput:
-        """The decoding itself, with options that are complete; see `generate`."""
+        """The decoding itself, given a complete `generation_config`; see `generate`."""
         positions = self._positions(generation_config)
         select = _Selector(logits_processor, self.config)
         refine_iters = generation_config.refine_iters
-        # A graph that is captured, and processes that share parameters, do the same work whatever is read.
+        # A compiled graph and processes among which the parameters are split do the same work whatever is read.
         adapts = stop_early and not torch.compiler.is_compiling()
-        # A single cross-modal pass also reads what follows the end of a visual text: without all of it, a text would
-        # depend on the longest of the batch.
+        # A single cross-modal pass also reads what follows the end of a visual text: if that were cut, a text would
+        # depend on the longest text of the batch.
         stop_early = adapts and not generation_config.cross_modal_single_pass
-        # Where a refinement follows, of the first prediction only the texts count, and work on all else is left out.
+        # If a refinement follows, only the texts of the first prediction count, and all other work is left out.
         texts_only = stop_early and refine_iters > 0 and not output_attentions and not select.processors
         steps = {"positions": positions, "select": select, "stop_early": stop_early, "texts_only": texts_only}
 
@@ -269,7 +269,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
         logits = answer.logits
         if self.config.confidence_temperature != 1:
-            # In half precision neighbours would become equal, and the likeliest another.
+            # In half precision close values would become equal, and another class could become the likeliest.
             logits = logits.float() / self.config.confidence_temperature
         _, probabilities, in_text = character_probabilities(logits, self.config.eos_token_id)
         return Clip4STRGenerateOutput(
@@ -287,7 +287,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
     def _read_cross_modal(self, features, readings, generation_config, steps, all_captions) -> Prediction:
         """The answer of the cross-modal branch, given the visual branch's first reading and its refinements."""
         decoder, draft = self.cross_decoder, readings[0].tokens
-        # Back to the decoders' device, where a device map has the captioner on another.
+        # Back to the decoders' device, in case a device map has put the captioner on another.
         captions = [self.captioner(reading.tokens).to(draft.device) for reading in readings]
         (_, text_features), *renewed = self._encode_captions(captions, all_captions)
         memory = self._cross_memory(decoder(None, features=features), text_features)
@@ -296,8 +296,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
         elif steps["texts_only"] and generation_config.autoregressive:
             answer = self._predict_with_draft(decoder, memory, draft, steps)
         else:
-            # At least the steps of the visual branch, as in the original, and on until its own rows have ended, so
-            # that a text does not depend on the batch.
+            # At least as many steps as the visual branch, as in the original, then on until its own rows have ended,
+            # so that a text does not depend on the batch.
             answer = self._predict(decoder, memory, generation_config.autoregressive, **steps, least=draft.shape[1])
         for rows, text_features in renewed:
             self._renew_captions(memory, rows, text_features)
@@ -305,18 +305,19 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return answer
 
     def _compiled_read(self, pixel_values, config, *args, **kwargs):
-        # What was compiled before is found again by the code of `read`: nothing is kept here that a copy could run.
+        # torch finds what it has compiled before by the code of `read`. Nothing is stored on the model, as a copy of
+        # it would run the original's.
         compiled = torch.compile(self.read, **config.compile_config.to_dict())
         torch.compiler.cudagraph_mark_step_begin()
-        # A captured graph writes its next outputs where these are.
+        # The next run of a CUDA graph overwrites these outputs.
         return tree_map(torch.clone, compiled(pixel_values, config, *args, **kwargs))
 
     def _predict(
         self, decoder, memory, autoregressive, positions, select, stop_early, texts_only, least=1
     ) -> Prediction:
         """
-        From the begin token alone: character after character until every row has ended, or all at once. With
-        `texts_only` rows that have ended leave, so that there are no logits, and what follows an end means nothing.
+        Predicts from the begin token alone: one character after another until every row has ended, or all at once.
+        With `texts_only`, ended rows leave the batch: there are no logits, and what follows an end is meaningless.
         """
         begin = self._begin(memory)
         if not autoregressive:
@@ -339,7 +340,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
             going_on = watch.going_on(ended)
             if len(going_on) == 0 and step + 1 >= least:
                 break
-            # Rows that have ended leave once they are half of all: before, copying the rest costs more than it saves.
+            # Ended rows leave once they are half of all: before that, copying the rest costs more than it saves.
             if texts_only and 2 * len(going_on) <= len(rows):
                 rows, ended, memory = rows[going_on], ended[going_on], _rows_of(memory, going_on)
                 cache.batch_select_indices(going_on)
@@ -354,8 +355,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _predict_with_draft(self, decoder, memory, draft, steps) -> Prediction:
         """
-        The texts of `_predict`, most of them in one pass: a text that is confirmed character by character, each from
-        those before it, is what predicting them one after the other gives. The branches mostly agree.
+        The texts of `_predict`, most of them in one pass: if every character of a draft is confirmed, each from those
+        before it, predicting one after another would give the same text. The branches mostly agree.
         """
         own = self._predict_in_one_pass(decoder, memory, draft, steps["select"]).tokens
         in_text = torch.arange(draft.shape[1], device=draft.device) < _text_lengths(draft, self.config)[:, None]
@@ -371,7 +372,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return Prediction(draft.index_copy(0, differing, tokens), None, ())
 
     def _predict_in_one_pass(self, decoder, memory, tokens, select) -> Prediction:
-        """Each position sees the characters before it, of another branch."""
+        """Each position sees the characters before it, as another branch has read them."""
         context = torch.cat([self._begin(memory), tokens[:, :-1]], dim=1)
         length = context.shape[1]
         causal = torch.ones(length, length, dtype=torch.bool, device=context.device).tril()[None, None]
@@ -391,8 +392,9 @@ class Clip4STRGenerationMixin(GenerationMixin):
     def _encode_captions(self, captions, all_captions):
         """
         Rows of the batch and the text features of their captions: all rows for the prediction, then, for each
-        refinement, those whose captions it has changed. All go through the text tower at once: the visual branch does
-        not wait for the other one, and with few images most of the tower's time is spent on loading its weights.
+        refinement, those whose captions it has changed (all with `all_captions`). All go through the text tower at
+        once: the visual branch does not need the other one, and with few images most of the tower's time is spent on
+        loading its weights.
         """
         everything = torch.arange(captions[0].shape[0], device=captions[0].device)
         rows = [everything]
@@ -402,7 +404,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return list(zip(rows, features.split([kept.shape[0] for kept in rows])))
 
     def _renew_captions(self, memory, rows, text_features):
-        """Puts the features of other captions in the place of those of these rows."""
+        """Replaces the caption features of these rows in the memory, in place."""
         if rows.shape[0]:
             length = text_features.shape[1]
             for kept, new in zip(memory, self.cross_decoder(None, features=text_features)):
@@ -429,7 +431,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         return positions
 
     def _check_options(self, config, unknown):
-        # The configuration knows these two; transformers hands them on for `forward` all the same.
+        # The configuration knows these two, but transformers also returns them, as arguments of `forward`.
         known = ("output_attentions", "output_hidden_states")
         unknown = sorted(name for name, value in unknown.items() if value is not None and name not in known)
         if unknown:
@@ -448,7 +450,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
 
 def _until_the_end(allowed, eos_token_id):
-    """`allowed`, which is not asked about texts that have ended: after an end only the end may follow."""
+    """`allowed`, but not called for texts that have ended: after an end token only the end token may follow."""
     return lambda index, ids: [eos_token_id] if (ids == eos_token_id).any() else allowed(index, ids)
 
 
@@ -457,14 +459,14 @@ def _rows_of(memory, rows):
 
 
 def _text_lengths(ids, config):
-    """Positions up to the first end token and with it, `(rows,)`; all positions where there is none."""
+    """Number of positions up to and including the first end token, `(rows,)`; all positions if there is none."""
     return (~after_end(ids, config.eos_token_id)).sum(-1)
 
 
 class _EndWatch:
     """
-    Which rows go on: on a CUDA device what was true `LAG` steps ago, so that the host need not wait for the step that
-    it has just started. Rows that have ended stay so.
+    Tells which rows go on. On a CUDA device the answer is `LAG` steps old, so that the host need not wait for the step
+    that it has just started; that is safe, as rows that have ended stay ended.
     """
 
     LAG = 2
@@ -473,7 +475,7 @@ class _EndWatch:
         self.on_the_way = deque()
 
     def going_on(self, ended: torch.BoolTensor) -> torch.LongTensor:
-        """Indices of the rows that have not ended, on their device."""
+        """Indices of the rows that have not ended, on the device of `ended`."""
         if not ended.is_cuda:
             return (~ended).nonzero()[:, 0]
         copy = ended.to("cpu", non_blocking=True)
@@ -492,7 +494,7 @@ def _pad_after_end(ids, config):
 
 
 class _Selector:
-    """The likeliest characters under the logits processors, which see what was selected before."""
+    """Selects the likeliest characters after the logits processors, which see what was selected before."""
 
     def __init__(self, processors, config):
         self.processors = processors

@@ -10,13 +10,13 @@ import numpy as np
 from PIL import Image, ImageOps
 from transformers import CLIPImageProcessorPil
 
-# The client of `load_image`: the package behind it differs from one huggingface_hub to the next.
+# The HTTP client of `load_image`: the package behind it depends on the version of huggingface_hub.
 from transformers.image_utils import ChannelDimension, httpx, is_valid_image
 from transformers.processing_utils import ImagesKwargs
 from transformers.utils import is_torch_tensor
 
 
-# Height over width, beyond which a word runs upwards or downwards, or is a single narrow character.
+# Ratio of height to width above which a word runs upwards or downwards, or is a single narrow character.
 TALL_RATIO = 1.5
 
 
@@ -27,8 +27,8 @@ class Clip4STRImageProcessorKwargs(ImagesKwargs, total=False):
     Attributes:
         do_align_long_axis (`bool`, *optional*):
             Whether images more than 1.5 times as high as wide are turned by 90 degrees to the left before they are
-            squashed, so that a vertical word keeps its letters apart. A reader must have been trained so, as the one
-            of this package was; those of the paper were not.
+            squashed, so that the letters of a vertical word stay apart. The reader must have been trained this way, as
+            the one in this package was; those of the paper were not.
     """
 
     do_align_long_axis: bool
@@ -36,30 +36,31 @@ class Clip4STRImageProcessorKwargs(ImagesKwargs, total=False):
 
 class Clip4STRImageProcessor(CLIPImageProcessorPil):
     r"""
-    Image processor of a [`Clip4STRForSceneTextRecognition`] (arXiv 2305.14014). It is CLIP's, except that
+    Image processor of a [`Clip4STRForSceneTextRecognition`] (arXiv 2305.14014). It is CLIP's, except that:
 
     - an image is squashed to `size`: bicubic, without keeping the aspect ratio, without centre crop; with
-      `do_align_long_axis=True` one more than 1.5 times as high as wide is turned by 90 degrees to the left first;
-    - it is always the Pillow form, bit-equal to `Image.resize` with or without torchvision, because the released
+      `do_align_long_axis=True`, one more than 1.5 times as high as wide is first turned by 90 degrees to the left;
+    - it always uses Pillow and is bit-equal to `Image.resize`, with or without torchvision, because the released
       models were trained on such pixels;
-    - more images are read, and they are read the same wherever they come from.
+    - it reads more kinds of images, in the same way wherever they come from.
 
-    Images, one or a list (nested lists are flattened):
+    It reads one image or a list (nested lists are flattened) of:
 
-    - paths, `http(s)://` and `data:` URLs of files that Pillow reads, of animations the first frame;
+    - paths, `http(s)://` and `data:` URLs of files that Pillow reads; of an animation, the first frame is read;
     - PIL images of any mode. The EXIF orientation is applied, transparency is laid on white, 16-bit grey is scaled to
-      8 bits; mode `I` counts as 8-bit where no value exceeds 255, mode `F` is 0 to 1, or 0 to 255 where any exceeds 1;
+      8 bits; mode `I` counts as 8-bit if no value exceeds 255, mode `F` is 0 to 1, or 0 to 255 if any value is 2 or
+      more;
     - NumPy arrays and torch tensors, `(height, width)`, or with 1 (grey), 3 (RGB) or 4 (RGBA) channels, first or
-      last, and batches of these. Integers are 8-bit, `uint16` and values beyond 255 are 16-bit; floats lie in 0 to 1.
-      Where both ends of a shape could be the channels, 3 and 4 go before 1, then arrays have them last and tensors
-      first; `input_data_format` decides otherwise.
+      last, and batches of these. Integers are 8-bit, but `uint16` and values above 255 are 16-bit; floats lie in 0 to
+      1. If both ends of a shape could be the channels, 3 and 4 take precedence over 1; after that, arrays have the
+      channels last and tensors first. `input_data_format` overrides this.
 
-    A call gives `pixel_values`: float32 of shape `(batch, 3, height, width)` with `return_tensors="pt"`.
+    A call returns `pixel_values`: float32 of shape `(batch, 3, height, width)` with `return_tensors="pt"`.
 
     Raises:
         TypeError: if an item is not an image; the message names its position and type.
         ValueError: if an image cannot be read; the message names its position, and its path or URL if it has one.
-            Also if `size` has no height and width, pixels of 0 to 255 would be normalised, or no image is given.
+            Also if `size` lacks height or width, `do_normalize` is set without `do_rescale`, or no image is given.
     """
 
     _auto_class = "AutoImageProcessor"  # saved with its code
@@ -75,7 +76,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
 
     def fetch_images(self, images) -> list:
         """
-        A flat list of images, those given by path or URL opened. A PIL image, array or tensor stays what it is.
+        A flat list of images. Those given by path or URL are opened; PIL images, arrays and tensors stay as they are.
 
         Raises:
             TypeError: if an item is not an image.
@@ -88,11 +89,11 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
 
     def fetch_rgb(self, image) -> Image.Image:
         """
-        One image of any kind that this processor reads, opened, as a PIL image of mode RGB.
+        Opens one image, of any kind that this processor reads, as a PIL image of mode RGB.
 
         Raises:
             TypeError: if it is not an image.
-            ValueError: if it cannot be read, or is several images.
+            ValueError: if it cannot be read, or there are several images.
         """
         (image,) = self.fetch_images(image)
         return to_rgb(image)
@@ -112,7 +113,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
         return image
 
     def _prepare_image_like_inputs(self, images, *args, input_data_format=None, **kwargs) -> list[np.ndarray]:
-        # The step of the base class between what it was given and what it resizes: uint8, channels first, RGB.
+        # The step of the base class from what it was given to what it resizes: uint8, channels first, RGB.
         prepared = []
         for index, image in enumerate(self.fetch_images(images)):
             try:
@@ -144,7 +145,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
 
 
 def is_tall(height: int, width: int) -> bool:
-    """Whether an image of this size is so high that a word in it is likely to be vertical."""
+    """Whether an image of this size is so tall that a word in it is likely to be vertical."""
     return height > TALL_RATIO * width
 
 
@@ -186,7 +187,7 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Im
         if image.mode == "F":
             low, high = pixels.min(), pixels.max()
             white = 1 if high < 2 else 255
-            if not (-white < low and high < 2 * white):  # less is what resizing adds at edges
+            if not (-white < low and high < 2 * white):  # smaller excess is overshoot from resizing
                 raise ValueError(f"its floats are {low} to {high}, where 0 to 1 or 0 to 255 are accepted")
             pixels = (pixels / white).clip(0, 1)
         image = Image.fromarray(_to_uint8(pixels))
@@ -227,9 +228,9 @@ def _to_uint8(pixels: np.ndarray) -> np.ndarray:
         raise ValueError(f"pixels of type {pixels.dtype} are not numbers")
     low, high = pixels.min(), pixels.max()
     limit = 1 if pixels.dtype.kind == "f" else 65535
-    if not (low >= 0 and high <= limit):  # not the other way round, so that NaN fails
+    if not (low >= 0 and high <= limit):  # negated so that NaN fails
         raise ValueError(f"pixels of type {pixels.dtype} must lie in 0 to {limit}, got {low} to {high}")
-    if limit > 1 and high <= 255 and pixels.dtype.type is not np.uint16:  # of either byte order
+    if limit > 1 and high <= 255 and pixels.dtype.type is not np.uint16:  # in either byte order
         limit = 255
     return np.rint(pixels * np.float32(255 / limit)).astype(np.uint8)
 

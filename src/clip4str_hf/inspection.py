@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a word came to be read: both branches, pass by pass, and where in the image they looked."""
+"""Shows how a word was read: by both branches, pass by pass, and where in the image they looked."""
 
 from dataclasses import dataclass
 
@@ -13,9 +13,9 @@ from .processing_clip4str import Clip4STRProcessor
 @dataclass
 class Step:
     """
-    What both branches read in one pass, each as [`~Clip4STRProcessor.post_process_text_recognition`] gives it (`text`,
-    `score`, `char_scores`); the cross-modal branch knows the text of the visual one. With a reader that is the visual
-    branch alone both are its text.
+    What both branches read in one pass, each as returned by [`~Clip4STRProcessor.post_process_text_recognition`]
+    (`text`, `score`, `char_scores`); the cross-modal branch sees the text of the visual one. For a reader that is the
+    visual branch alone, both are what that branch read.
     """
 
     visual: dict
@@ -26,37 +26,37 @@ def read_in_steps(
     image, model: Clip4STRForSceneTextRecognition, processor: Clip4STRProcessor, refine_iters: int = 1
 ) -> tuple[list[Step], torch.Tensor]:
     """
-    Reads one word and keeps what it was read as on the way: after the prediction and after each refinement.
+    Reads one word and keeps what was read at each step: after the prediction and after each refinement.
 
     Args:
         image: one image of any kind that the processor reads.
         model ([`Clip4STRForSceneTextRecognition`]): the reader, with `attn_implementation="eager"`.
-        processor ([`Clip4STRProcessor`]): the reader's.
-        refine_iters (`int`, *optional*, defaults to 1): refinements, 0 or more.
+        processor ([`Clip4STRProcessor`]): its processor.
+        refine_iters (`int`, *optional*, defaults to 1): number of refinements, 0 or more.
 
     Returns:
-        `(steps, maps)`: `refine_iters + 1` steps, of which the last cross-modal text is the answer, and the map of
-        each of its characters, of shape `(characters, patch rows, patch columns)`, see
-        [`~Clip4STRProcessor.post_process_attentions`]; turned back where the image was turned to be read.
+        `(steps, maps)`: `refine_iters + 1` steps, with the answer as the cross-modal text of the last one, and a map
+        for each character of the answer, of shape `(characters, patch rows, patch columns)`, see
+        [`~Clip4STRProcessor.post_process_attentions`]; turned back if the image was turned to be read.
 
     Raises:
-        ValueError: if the image cannot be read, the number is negative or the attention is not eager.
+        ValueError: if the image cannot be read, `refine_iters` is negative or the attention is not eager.
     """
     if refine_iters < 0:
         raise ValueError(f"refine_iters={refine_iters} must be at least 0.")
     image = processor.image_processor.fetch_rgb(image)
     pixel_values = processor(images=image, return_tensors="pt").pixel_values.to(model.device, model.dtype)
     steps = []
-    # Each number of refinements from the start: a single word is read in no time, and `generate` stays what it is.
+    # Starts anew for each number of refinements: a single word is read quickly, and `generate` stays as it is.
     for done in range(refine_iters + 1):
         outputs = model.generate(
             pixel_values,
             refine_iters=done,
-            visual_only=not model.config.cross_modal_loss_weight,  # then the other branch has learnt nothing
+            visual_only=not model.config.cross_modal_loss_weight,  # with 0 the other branch is untrained
             output_attentions=True,
             return_dict_in_generate=True,
         )
-        # Only the answer's logits are divided already.
+        # Only the logits of the answer are already divided by it.
         visual_logits = outputs.visual_logits.float() / model.config.confidence_temperature
         words = (processor.post_process_text_recognition(of) for of in (visual_logits, outputs.logits))
         steps.append(Step(*(word for (word,) in words)))
@@ -69,7 +69,7 @@ def read_in_steps(
 
 def describe_changes(before: str, after: str) -> list[str]:
     """
-    What turns one text into another, change by change, by the fewest.
+    The fewest changes that turn one text into another.
 
     Example:
 
@@ -89,7 +89,7 @@ def crop_box(
 
     Args:
         corner, opposite (`tuple[float, float]`): x and y of pixels that belong to the box.
-        size (`tuple[int, int]`): width and height of the image, beyond which the box does not reach.
+        size (`tuple[int, int]`): width and height of the image, to which the box is clipped.
 
     Returns:
         `tuple[int, int, int, int]`: left, top, right and bottom; the latter two are the first pixels outside.

@@ -36,21 +36,21 @@ class Clip4STROutput(ModelOutput):
         loss (`torch.FloatTensor`, a scalar, *optional*, returned when `labels` is given):
             Permuted-language-modelling loss of both branches.
         logits (`torch.FloatTensor` of shape `(batch_size, positions, num_classes)`):
-            Scores of the cross-modal branch before softmax, of the visual one where it reads alone. Without labels: of
-            the reading, `max_label_length + 1` positions after refinement, divided by the configuration's
-            `confidence_temperature`. With labels: from left to right given the labels, as many positions as the
-            longest label and its end.
+            Scores before softmax of the cross-modal branch, or of the visual one if it reads alone. Without labels:
+            those of the reading, by default at `max_label_length + 1` positions after refinement, divided by the
+            configuration's `confidence_temperature`. With labels: those from left to right given the labels, at as
+            many positions as the longest label with its end.
         visual_logits (`torch.FloatTensor` of the shape of `logits`):
-            The same of the visual branch, never divided; without refinements of as many positions as its own texts.
+            The same for the visual branch, never divided; without refinements it may have fewer positions.
         image_features (`torch.FloatTensor` of shape `(batch_size, patches + 1, hidden_size)`):
             Projected features of all tokens of the image tower.
         encoder_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
-            Attention weights of the image tower, `(batch_size, heads, patches + 1, patches + 1)` a layer.
+            Attention weights of the image tower, `(batch_size, heads, patches + 1, patches + 1)` per layer.
         cross_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
             Weights of the cross-modal decoder over its memory, image tokens first, then caption tokens: `(batch_size,
-            heads, positions, patches + 1 + caption_context_length)` a layer.
+            heads, positions, patches + 1 + caption_context_length)` per layer.
         visual_cross_attentions (`tuple[torch.FloatTensor]`, *optional*, returned with `output_attentions=True`):
-            The same of the visual decoder, `(batch_size, heads, positions, patches + 1)` a layer.
+            The same for the visual decoder, `(batch_size, heads, positions, patches + 1)` per layer.
     """
 
     loss: torch.FloatTensor | None = None
@@ -72,7 +72,7 @@ def eager_attention_forward(module, query, key, value, attention_mask, scaling, 
 
 
 class Clip4STRAttention(nn.Module):
-    """Multi-head attention whose keys and values are projected apart, so that they can be kept."""
+    """Multi-head attention whose keys and values are projected in a separate step, so that they can be kept."""
 
     def __init__(self, config: Clip4STRConfig):
         super().__init__()
@@ -80,7 +80,7 @@ class Clip4STRAttention(nn.Module):
         self.head_dim = config.hidden_size // config.decoder_attention_heads
         self.scaling = self.head_dim**-0.5
         self.dropout = config.decoder_dropout
-        self.is_causal = False  # or a mask that is left out would be taken for a causal one
+        self.is_causal = False  # otherwise a missing mask would be taken for a causal one
         self.q_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.k_proj = nn.Linear(config.hidden_size, config.hidden_size)
         self.v_proj = nn.Linear(config.hidden_size, config.hidden_size)
@@ -94,7 +94,7 @@ class Clip4STRAttention(nn.Module):
         """`attention_mask`: bool, true where a query sees a key, broadcastable to `(batch_size, 1, queries, keys)`."""
         implementation = self.config._attn_implementation
         if attention_mask is not None and "flash" in (implementation or ""):
-            implementation = "sdpa"  # the flash kernels take no mask of single pairs
+            implementation = "sdpa"  # the flash kernels take no mask of query-key pairs
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self,
@@ -125,8 +125,8 @@ class Clip4STRMLP(nn.Module):
 
 class Clip4STRDecoderLayer(GradientCheckpointingLayer):
     """
-    A pre-norm layer with two streams: the queries ask what stands at their position, the content is what was read.
-    Both go through the same weights; the content is updated only where a further layer reads it.
+    A pre-norm layer with two streams: the queries ask which character is at their position, the content is the text
+    given as context. Both go through the same weights; the content is updated only if another layer reads it.
     """
 
     def __init__(self, config: Clip4STRConfig, updates_content: bool):
@@ -152,7 +152,7 @@ class Clip4STRDecoderLayer(GradientCheckpointingLayer):
     def _stream(self, states, normed, context, memory, mask):
         attended, _ = self.self_attn(normed, *context, mask)
         states = states + self.dropout(attended)
-        # The orderings of an image that are trained together ask its memory in one go.
+        # All orderings of an image that are trained together attend to its memory at once.
         normed = self.norm_cross(states).view(memory[0].shape[0], -1, states.shape[-1])
         attended, weights = self.cross_attn(normed, *memory)
         states = states + self.dropout(attended.view_as(states))
@@ -161,8 +161,8 @@ class Clip4STRDecoderLayer(GradientCheckpointingLayer):
 
 class Clip4STRDecoder(nn.Module):
     """
-    The decoder of PARSeq (arXiv 2207.06966), one for each branch: reads characters out of a memory of features, with
-    any part of the text as context.
+    The decoder of PARSeq (arXiv 2207.06966), one for each branch: reads characters from a memory of features, with any
+    part of the text as context.
     """
 
     def __init__(self, config: Clip4STRConfig):
@@ -189,28 +189,28 @@ class Clip4STRDecoder(nn.Module):
         features: torch.Tensor | None = None,
     ) -> tuple[torch.Tensor, tuple] | list[tuple[torch.Tensor, torch.Tensor]]:
         """
-        Reads a memory, or, of `features` alone, makes one: what gathers or moves parameters (FSDP, device maps, of
-        which both decoders need one device) does so around `forward`. The first argument is given by place, as some
-        of what wraps modules (PEFT's `modules_to_save`) asks for one.
+        Reads a memory or, given `features`, makes one. Both happen here because FSDP and device maps (which must put
+        both decoders on one device) gather or move parameters around `forward`. Pass the first argument by position,
+        as some wrappers of modules (PEFT's `modules_to_save`) require.
 
         Args:
             input_ids (`torch.LongTensor` of shape `(rows, length)`):
                 The context, begin token first. With a cache: the tokens that the cache does not hold yet.
             memory:
-                Made of features, for `rows` images, or for `rows / n` with each image's n rows side by side.
+                Made from features, for `rows` images, or for `rows / n` images whose n rows are side by side.
             query_mask, content_mask (`torch.BoolTensor`, *optional*):
                 True where a position sees a token, broadcastable to `(rows, 1, positions, length)`.
             cache (`DynamicCache`, *optional*):
                 Keys and values of the context so far; extended in place.
             num_queries (`int`, *optional*):
-                Positions to ask for, from the first not in the cache; as many as `input_ids` holds by default.
+                Number of positions to predict, from the first not in the cache; by default the length of `input_ids`.
             features (`torch.Tensor` of shape `(batch_size, tokens, hidden_size)`, *optional*):
-                What a memory is made of: keys and values for the cross-attention of each layer, `(batch_size, heads,
+                What to make a memory from: keys and values for the cross-attention of each layer, `(batch_size, heads,
                 tokens, head_dim)`.
 
         Returns:
             Logits of shape `(rows, positions, num_classes)` and the weights over the memory, layer by layer. Query k
-            tells the character after token k. With `features` the memory.
+            predicts the character after token k. With `features`, the memory.
         """
         if features is not None:
             return [layer.cross_attn.keys_and_values(features) for layer in self.layers]
@@ -228,16 +228,16 @@ class Clip4STRDecoder(nn.Module):
     @torch.no_grad()
     def resize(self, rows: list[int | None], num_positions: int):
         """
-        Other characters and another number of positions; what both share stays.
+        Changes the characters and the number of positions; the weights of those that old and new share are kept.
 
         Args:
             rows (`list[int]`): for each token of the new vocabulary its id in the old one, `None` for a new one.
-            num_positions (`int`): positions, the one of the end token included.
+            num_positions (`int`): number of positions, including that of the end token.
         """
         embedding, head, queries = self.character_embedding, self.head, self.position_queries
         embedding.weight = _like(embedding.weight, _resized(embedding.weight, rows))
         embedding.num_embeddings = len(rows)
-        classes = rows[:-2]  # begin and padding are not told apart
+        classes = rows[:-2]  # begin and padding are never predicted
         head.weight, head.bias = (_like(old, _resized(old, classes)) for old in (head.weight, head.bias))
         head.out_features = len(classes)
         known = queries.shape[1]
@@ -246,7 +246,7 @@ class Clip4STRDecoder(nn.Module):
 
     def _embed(self, input_ids, start):
         embedded = self.embedding_scale * self.character_embedding(input_ids)
-        # The begin token has no position; token k >= 1 has that of the query that asked for it.
+        # The begin token has no position; token k >= 1 has that of the query that predicted it.
         positions = self.position_queries[:, max(start - 1, 0) : start + input_ids.shape[1] - 1]
         embedded[:, embedded.shape[1] - positions.shape[1] :] += positions
         return self.dropout(embedded)
@@ -266,7 +266,7 @@ class Clip4STRPreTrainedModel(PreTrainedModel):
 
     def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
         if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
-            # Those behind frozen layers, and those of a memory, which is a list of tensors.
+            # Gradients of layers that follow frozen ones, and of a memory, which is a list of tensors.
             raise ValueError(
                 "use_reentrant=True would lose gradients here: leave it out, or give use_reentrant=False."
             )
@@ -313,9 +313,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def __init__(self, config: Clip4STRConfig):
         super().__init__(config)
-        self.model_tags = [*TAGS]  # of the model's own, as pushing adds to the list
+        self.model_tags = [*TAGS]  # a copy, as pushing adds to the list
         self.loaded_from = {}
-        # In the type of the rest, whatever type a tower's configuration was saved with.
+        # In the dtype of the rest of the model, whatever dtype a tower's configuration was saved with.
         self.vision_tower = CLIPVisionModelWithProjection._from_config(config.vision_config, dtype=None)
         self.text_tower = CLIPTextModelWithProjection._from_config(config.text_config, dtype=None)
         self.captioner = Clip4STRCaptioner(config)
@@ -327,20 +327,20 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     @classmethod
     def from_pretrained(cls, *args, **kwargs):
-        """A saved reader, its frozen layers frozen; arguments and errors are those of `PreTrainedModel`."""
+        """Loads a saved reader and freezes its frozen layers; arguments and errors are those of `PreTrainedModel`."""
         loaded = super().from_pretrained(*args, **kwargs)
-        # Loading makes new parameters, all of them trainable.
+        # Loading creates new parameters, all of them trainable.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_layers()
-        # For the processor that belongs to it. No token: a model may be pickled and passed on.
+        # For loading its processor. Without the token: a model may be pickled and passed on.
         places = ("cache_dir", "local_files_only", "revision", "subfolder")
         model.loaded_from = {name: kwargs[name] for name in places if kwargs.get(name)}
-        model.generation_config.update(**model._token_ids())  # the charset may be another than the saved one
+        model.generation_config.update(**model._token_ids())  # the charset may differ from the saved one
         if "max_label_length" in kwargs:
             model.generation_config.update(max_length=model.config.max_label_length + 2, max_new_tokens=None)
         trained = bool(model.config.cross_modal_loss_weight)
         if not trained or "cross_modal_loss_weight" in kwargs:
-            # Whatever was saved: a branch that is trained no longer does not answer, and one that is again does.
+            # Whatever was saved: the cross-modal branch answers if and only if it is trained.
             model.generation_config.visual_only = not trained
         model._complete_generation_config()
         return loaded
@@ -350,19 +350,20 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         cls, clip: str | os.PathLike | CLIPModel, config: Clip4STRConfig | None = None, **kwargs
     ) -> Clip4STRForSceneTextRecognition:
         """
-        A reader whose towers are CLIP's and whose decoders are new.
+        Builds a reader from the towers of a CLIP and new decoders.
 
         Args:
             clip (`str`, `os.PathLike` or `CLIPModel`):
-                A CLIP checkpoint of the Hub, a local folder, or a model that is loaded already.
+                A CLIP checkpoint on the Hub, a local folder, or a model that is already loaded.
             config ([`Clip4STRConfig`], *optional*):
-                The whole configuration; by default CLIP's own with this class's defaults.
+                The whole configuration; by default CLIP's own with the defaults of [`Clip4STRConfig`].
             kwargs:
-                Fields of [`Clip4STRConfig`] to set (`charset=`, `max_label_length=`, `image_size=`, ...). The rest
-                goes to `CLIPModel.from_pretrained` (`revision=`, `dtype=`, `cache_dir=`, ...).
+                Fields of [`Clip4STRConfig`] to set (`charset=`, `max_label_length=`, `image_size=`, ...). The others
+                go to `CLIPModel.from_pretrained` (`revision=`, `dtype=`, `cache_dir=`, ...).
 
         Raises:
-            ValueError: if fields do not fit this CLIP, or arguments are left that belong to neither.
+            ValueError: if this CLIP lacks weights or does not fit the configuration, if both `config` and fields are
+                given, or if other arguments come with a model that is already loaded.
         """
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in Clip4STRConfig.field_names()}
         if not isinstance(clip, CLIPModel):
@@ -404,7 +405,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def resize_token_embeddings(self, *args, **kwargs):
         """
-        Not supported: the vocabulary follows from the characters, which `resize_charset` changes.
+        Not supported: the vocabulary follows from the characters; use `resize_charset` to change them.
 
         Raises:
             NotImplementedError: always.
@@ -419,27 +420,28 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         caption_context_length: int | None = None,
     ):
         """
-        Makes this reader one of other characters, of longer or of shorter texts, in the manner of
+        Adapts this reader to other characters, or to longer or shorter texts, in the manner of
         `resize_token_embeddings`: configuration, generation configuration, decoders and captions change, and all that
-        can be kept is kept. Characters that both sets hold, `[E]`, `[B]` and `[P]` keep their embeddings and their
-        rows in the heads, whatever their ids become, and positions that both lengths hold keep their queries. New
-        ones are drawn at random with the mean and the spread of the old ones, and have to be trained. To be called
-        before an optimizer is made; the processor is then `Clip4STRProcessor.from_config(model.config, ...)`.
+        can be kept is kept. Characters in both sets, `[E]`, `[B]` and `[P]` keep their embeddings and their rows in
+        the heads, whatever their ids become, and positions within both lengths keep their queries. New ones are drawn
+        at random with the mean and standard deviation of the old ones, and have to be trained. Call it before creating
+        an optimizer; the processor is then `Clip4STRProcessor.from_config(model.config, ...)`.
 
         Args:
             charset (`str` or `list[str]`, *optional*):
                 The new characters in the order of their ids; the old ones by default.
             max_label_length (`int`, *optional*):
-                The new longest text in characters; the old one by default. The generation configuration's
+                The new longest text in characters; the old one by default. If given, the generation configuration's
                 `max_length` becomes that of the longest text, and `max_new_tokens` is unset.
             caption_charset (`str` or `list[str]`, *optional*):
-                The characters that captions keep. With a new `charset` its letters and digits by default.
+                The characters that captions keep; by default the old ones, or, with a new `charset`, those that
+                [`caption_characters`] takes from it.
             caption_context_length (`int`, *optional*):
-                Tokens of a caption; the old number by default. A text tower that spells in bytes takes two tokens for
-                a letter of Greek or Cyrillic, three for one of most other scripts.
+                Tokens of a caption; the old number by default. A text tower that spells in bytes needs two tokens for
+                a Greek or Cyrillic letter, and three for a letter of most other scripts.
 
         Raises:
-            ValueError: where the new values do not fit this model; then nothing is changed.
+            ValueError: if the new values do not fit this model; nothing is changed then.
         """
         changes = {
             "charset": charset,
@@ -456,7 +458,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         for decoder in (self.visual_decoder, self.cross_decoder):
             decoder.resize(rows, new.max_label_length + 1)
         self.captioner = captioner
-        # In place: the decoders' layers hold this very configuration.
+        # In place, as the decoders' layers hold this very configuration.
         for name in (*changes, "caption_charset", "bos_token_id", "pad_token_id"):
             setattr(self.config, name, getattr(new, name))
         self.generation_config.update(**self._token_ids())
@@ -489,7 +491,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         """
         Args:
             pixel_values (`torch.FloatTensor` of shape `(batch_size, channels, height, width)`):
-                Images as the processor makes them, of the configuration's `image_size`.
+                Images as prepared by the processor, of the configuration's `image_size`.
             labels (`torch.LongTensor` of shape `(batch_size, length)`, *optional*):
                 Begin token, characters, end token, then padding: the pad token or -100.
             output_attentions (`bool`, *optional*):
@@ -497,17 +499,17 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             return_dict (`bool`, *optional*):
                 Whether to return a [`Clip4STROutput`] or a tuple.
             permutations (`torch.LongTensor` of shape `(orderings, longest label + 2)`, *optional*):
-                The orderings of the loss, left to right first; drawn by `sample_permutations` when not given,
-                in evaluation mode always the same.
+                The orderings of the loss, left to right first. By default drawn by `sample_permutations`, in
+                evaluation mode always the same.
 
         Returns:
-            [`Clip4STROutput`]: without labels the logits of the reading (predict and refine, by what the generation
-            configuration says of branches, refinements and length; logits processors apply in `generate` alone), with
-            labels the permuted-language-modelling loss of both branches.
+            [`Clip4STROutput`]: without labels, the logits of the reading (predict and refine, with the branches,
+            refinements and length of the generation configuration; logits processors apply only in `generate`); with
+            labels, the permuted-language-modelling loss of both branches.
 
         Raises:
-            ValueError: if images or labels are not of the shapes above, there are no labels while it trains, or
-                attentions are asked of another implementation than eager.
+            ValueError: if images or labels do not have the shapes above, labels are missing in training, or attention
+                weights are requested of an implementation other than eager.
         """
         return_dict = self.config.return_dict if return_dict is None else return_dict
         output_attentions = self.config.output_attentions if output_attentions is None else output_attentions
@@ -539,7 +541,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
     def _train_logits(self, pixel_values, labels, permutations, output_attentions):
         """All orderings at once: rows are images times orderings, the orderings of an image side by side."""
         if permutations is None:
-            # The loss of an evaluation is the same each time, and leaves the randomness of the training alone.
+            # The loss of an evaluation is the same each time, and leaves the random state of training alone.
             generator = None if self.training else torch.Generator().manual_seed(0)
             permutations = sample_permutations(labels.shape[1] - 2, self.config.num_permutations, generator)
         permutations = permutations.to(labels.device)
@@ -556,7 +558,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         logits, attentions = visual_logits, ()
         if self.config.cross_modal_loss_weight > 0:
             cross_features = features.detach() if self.config.detach_image_features else features
-            # Orderings mostly agree on what they read: each caption is encoded once.
+            # Orderings mostly agree on what they read: each distinct caption is encoded once.
             captions, index = self.captioner(visual_logits.detach().argmax(-1)).unique(dim=0, return_inverse=True)
             text_features = self.get_text_features(captions)[index]
             memory = self._cross_memory(self.cross_decoder(None, features=cross_features), text_features)
@@ -612,7 +614,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         ]
 
     def _checked_labels(self, labels, pixel_values):
-        """Labels with padding as the pad token, cut to the longest."""
+        """Labels, padded with the pad token and cut to the length of the longest."""
         if labels.ndim != 2 or len(labels) != len(pixel_values):
             raise ValueError(
                 f"labels of shape {tuple(labels.shape)} must have one row for each of {len(pixel_values)} images."
@@ -624,7 +626,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 "other characters. Use that of Clip4STRProcessor.from_config(model.config), or resize_charset."
             )
         labels = labels.long().masked_fill(labels == IGNORE_INDEX, pad)
-        # Of a batch that `nn.DataParallel` has cut into parts, the outputs are put together: all of one length.
+        # `nn.DataParallel` splits a batch and joins the outputs of the parts, which must all have one length.
         is_part = getattr(self, "_is_replica", False)
         length = labels.shape[1] if is_part else int((labels != pad).sum(-1).max())
         text = labels[:, 1:]
@@ -647,7 +649,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
     def _training_masks(self, permutations, context):
         """
         Masks of queries and content `(images * orderings, 1, n + 1, n + 1)`: a query sees what comes before its
-        character in the ordering, content what does not come after it; nothing sees an end or padding.
+        character in the ordering, content also sees itself; nothing sees an end or padding.
         """
         rank = permutations.argsort(-1)
         query_mask = (rank[:, None, :] < rank[:, :, None])[:, 1:, :-1]
@@ -657,7 +659,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         return tuple((mask.repeat(images, 1, 1) & seen[:, None, :])[:, None] for mask in (query_mask, content_mask))
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # `push_to_hub` comes here with the folder that it is about to upload, and an empty form for a card.
+        # `push_to_hub` calls this with the folder that it is about to upload, where the card is an empty template.
         complete_card(working_dir, self, repo_id, kwargs.get("token"))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
@@ -679,11 +681,11 @@ def sample_permutations(length: int, count: int, generator: torch.Generator | No
     """
     Orderings of the positions 0 (begin) to `length + 1` (end) for the training loss: left to right, its mirror, then
     random ones each followed by its mirror, none twice (PARSeq, arXiv 2207.06966, 3.2). The begin comes first and the
-    end last, except that the first mirror reads the end first, so that it is seen from the begin alone.
+    end last, but in the first mirror the end follows the begin, so that it is predicted from the begin alone.
 
     Args:
         length (`int`): characters of the longest label.
-        count (`int`): orderings wanted; there are no more than the factorial of `length`.
+        count (`int`): number of orderings, limited to the factorial of `length`.
         generator (`torch.Generator`, *optional*): source of randomness, torch's own by default.
 
     Returns:
@@ -706,15 +708,15 @@ def sample_permutations(length: int, count: int, generator: torch.Generator | No
 
 
 def _cross_entropy(logits, targets):
-    # The weighted mean over orderings, each with its number of targets, is the mean over all targets.
+    # The mean over orderings, each weighted by its number of targets, is the mean over all targets.
     return nn.functional.cross_entropy(logits.flatten(0, 1).float(), targets.flatten(), ignore_index=IGNORE_INDEX)
 
 
 def _resized(tensor: torch.Tensor, rows: list[int | None]) -> torch.Tensor:
     """
-    The rows of `tensor` that are asked for. Where there is `None`, one drawn from the normal distribution that has
-    mean and standard deviation of the old rows: beside trained rows those of `_init_weights` or of the mean alone are
-    slow to be learnt.
+    The requested rows of `tensor`. For each `None`, a row is drawn from the normal distribution with the mean and
+    standard deviation of the old rows: next to trained rows, rows from `_init_weights` or of the mean alone are slow
+    to learn.
     """
     spread, mean = torch.std_mean(tensor.float(), dim=0)
     drawn = torch.normal(mean.expand(len(rows), *mean.shape), spread.expand(len(rows), *mean.shape))

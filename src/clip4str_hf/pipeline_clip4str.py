@@ -17,21 +17,21 @@ from .tokenization_clip4str import Clip4STRTokenizer
 
 class Clip4STRPipeline(Pipeline):
     """
-    Reads words: `pipeline("image-to-text", model=...)`, or `"image-text-to-text"` with an image alone.
+    Reads words: `pipeline("image-to-text", model=...)`, or `"image-text-to-text"` with only an image.
 
     Arguments of [`~Clip4STRForSceneTextRecognition.generate`] (`refine_iters=`, `prefix_allowed_tokens_fn=`, ...) may
-    be given when the pipeline is made or called, by name or in `generate_kwargs`.
+    be passed when the pipeline is created or called, by name or in `generate_kwargs`.
 
     Args:
         model ([`Clip4STRForSceneTextRecognition`]): the reader.
         processor ([`Clip4STRProcessor`], *optional*):
-            By default that of the folder or repository the model was loaded from, with the characters and the size
+            By default that of the folder or repository the model was loaded from, with the characters and image size
             that the model has now.
         tokenizer ([`Clip4STRTokenizer`]), image_processor ([`Clip4STRImageProcessor`]) (*optional*):
-            In place of those of the processor.
+            Replace those of the processor.
 
     Raises:
-        ValueError: if the processor is of other characters or images than the model.
+        ValueError: if the processor has other characters or another image size than the model.
 
     Example:
 
@@ -44,7 +44,7 @@ class Clip4STRPipeline(Pipeline):
     [{'generated_text': 'Exit', 'score': 0.98}]
     ```"""
 
-    # `None`: optional. Where `pipeline` finds no processor, `__init__` looks where the model was loaded from.
+    # `None`: optional. If `pipeline` finds no processor, `__init__` looks where the model was loaded from.
     _load_processor = None
     _load_tokenizer = False
     _load_image_processor = False
@@ -71,17 +71,17 @@ class Clip4STRPipeline(Pipeline):
                 f"{processor.image_processor.size} does not fit this model's {model.config.charset!r} and "
                 f"{model.config.image_size}: Clip4STRProcessor.from_config(model.config) does."
             )
-        kwargs.pop("local_files_only", None)  # `pipeline` has heeded it, and hands it on
+        kwargs.pop("local_files_only", None)  # `pipeline` has used it, but passes it on
         super().__init__(model=model, processor=processor, **kwargs)
 
     def save_pretrained(self, save_directory, **kwargs):
-        """Saves model and processor; [`Pipeline`] would save the parts of the processor alone."""
+        """Saves model and processor; [`Pipeline`] would only save the parts of the processor."""
         self.model.save_pretrained(save_directory, **kwargs)
-        # A tokenizer keeps what it was loaded with, to which `pipeline` adds the model's dtype: a clean one instead.
+        # A tokenizer keeps its loading arguments, to which `pipeline` adds the model's dtype: a clean one is saved.
         self.processor.adapted_to(self.model.config).save_pretrained(save_directory, **kwargs)
 
     def _upload_modified_files(self, working_dir, repo_id, *args, **kwargs):
-        # As of the model: `push_to_hub` comes here with an empty form for a card.
+        # As in the model: `push_to_hub` calls this with an empty template as the card.
         complete_card(working_dir, self.model, repo_id, kwargs.get("token"))
         return super()._upload_modified_files(working_dir, repo_id, *args, **kwargs)
 
@@ -92,13 +92,13 @@ class Clip4STRPipeline(Pipeline):
                 An image of any kind that [`Clip4STRImageProcessor`] reads (path, URL, PIL image, array, tensor), a
                 list, a dataset column (also streamed, and `KeyDataset`), a generator or another iterable of images.
             text (*optional*):
-                Nothing or empty texts, as this model takes no prompt.
+                `None` or empty texts, as this model takes no prompt.
             kwargs:
-                `batch_size`, `num_workers`, and arguments of `generate`, on top of those that the pipeline was made
-                with; a `generation_config` replaces those.
+                `batch_size`, `num_workers`, and arguments of `generate`, in addition to those that the pipeline was
+                created with; a `generation_config` replaces the latter.
 
         Returns:
-            `[{"generated_text": str, "score": float}]` for an image, a list or iterator of these for several.
+            `[{"generated_text": str, "score": float}]` for one image, a list or iterator of these for several.
 
         Raises:
             ValueError: if no image is given, an image cannot be read, or there is a prompt.
@@ -129,13 +129,13 @@ class Clip4STRPipeline(Pipeline):
             if image is None:
                 raise ValueError("An input that is a dictionary needs an entry 'image'.")
         inputs = self.processor(images=image, return_tensors="pt")
-        if len(inputs.pixel_values) != 1:  # batches are made and taken apart by one image an input
+        if len(inputs.pixel_values) != 1:  # batching relies on one image per input
             raise ValueError(f"An input holds {len(inputs.pixel_values)} images: give one image each, in a flat list.")
         return inputs
 
     def _forward(self, model_inputs, generate_options):
         options = {"return_dict_in_generate": True}
-        if generate_options.get("generation_config") is not None:  # transformers warns of options beside one
+        if generate_options.get("generation_config") is not None:  # transformers warns of options next to one
             options = {"generation_config": copy.deepcopy(generate_options["generation_config"])}
             options["generation_config"].return_dict_in_generate = True
         outputs = self.model.generate(**model_inputs, **generate_options | options)
@@ -158,7 +158,7 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
         raise OSError(
             f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
         ) from error
-    # The model may have got other characters or images since it was saved.
+    # The model's characters or image size may have changed since it was saved.
     return processor.adapted_to(model.config)
 
 
@@ -168,7 +168,7 @@ def _fits(processor, config) -> bool:
 
 
 def _holds_images(inputs) -> bool:
-    """Whether these are several images that come one by one, and neither one image nor what `Pipeline` takes apart."""
+    """Whether this is an iterable of images, and neither a single image nor one that `Pipeline` takes apart."""
     if isinstance(inputs, list | str | bytes | dict | Dataset) or hasattr(inputs, "ndim") or hasattr(inputs, "read"):
         return False
     return isinstance(inputs, Iterable)

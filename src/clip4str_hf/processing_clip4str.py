@@ -35,7 +35,7 @@ class Clip4STRProcessorKwargs(ProcessingKwargs, total=False):
     """Arguments of a call of [`Clip4STRProcessor`]."""
 
     text_kwargs: Clip4STRTextKwargs
-    _defaults = {}  # read without asking before transformers 5.23
+    _defaults = {}  # required before transformers 5.23
 
 
 class Clip4STRProcessor(ProcessorMixin):
@@ -44,9 +44,9 @@ class Clip4STRProcessor(ProcessorMixin):
 
     Args:
         image_processor (`Clip4STRImageProcessor`):
-            Makes pixels of images.
+            Turns images into pixels.
         tokenizer (`Clip4STRTokenizer`):
-            Makes ids of labels, and text of ids.
+            Turns labels into ids, and ids into text.
 
     Example:
 
@@ -76,18 +76,18 @@ class Clip4STRProcessor(ProcessorMixin):
 
         Args:
             config ([`Clip4STRConfig`]):
-                The model's.
+                The model's configuration.
             image_processor ([`Clip4STRImageProcessor`], *optional*):
-                One whose treatment of images is kept, such as that of the reader before `resize_charset`: a copy of
-                it, of the size that the model needs.
+                An image processor whose settings are kept, such as that of the reader before `resize_charset`: a copy
+                of it is used, with the size that the model needs.
             tokenizer ([`Clip4STRTokenizer`], *optional*):
-                One whose treatment of labels is kept: `clean_labels`, `normalize_unicode`, `remove_whitespace`.
+                A tokenizer whose `clean_labels`, `normalize_unicode` and `remove_whitespace` are kept.
             kwargs:
                 These three, and arguments of a new image processor (`image_mean=`, `image_std=`, ...), whose mean and
                 standard deviation are CLIP's by default.
 
         Raises:
-            ValueError: if `image_processor` and arguments of a new one are given.
+            ValueError: if both `image_processor` and arguments of a new one are given.
         """
         names = ("clean_labels", "normalize_unicode", "remove_whitespace")
         options = {} if tokenizer is None else {name: getattr(tokenizer, name) for name in names}
@@ -117,8 +117,8 @@ class Clip4STRProcessor(ProcessorMixin):
         clean_labels: bool = False,
     ) -> "Clip4STRProcessor":
         """
-        The processor of a reader made of a CLIP: that CLIP's mean, standard deviation and size, but words are squashed
-        to the size instead of cropped.
+        The processor of a reader built on a CLIP: with that CLIP's mean, standard deviation and size, but words are
+        squashed to the size instead of cropped.
 
         Args:
             clip_processor (`CLIPProcessor`, `CLIPImageProcessor`, `str` or `os.PathLike`):
@@ -133,7 +133,7 @@ class Clip4STRProcessor(ProcessorMixin):
                 Whether labels are cleaned, see [`~Clip4STRTokenizer.clean`].
         """
         if isinstance(clip_processor, str | os.PathLike):
-            # Only its numbers are used, which do not depend on the backend; this one is always there.
+            # Only its numbers are used, which do not depend on the backend; this one is always available.
             clip_processor = AutoImageProcessor.from_pretrained(clip_processor, backend="pil")
         clip = getattr(clip_processor, "image_processor", clip_processor)
         if image_size is None:
@@ -149,15 +149,15 @@ class Clip4STRProcessor(ProcessorMixin):
 
     def __call__(self, images=None, text=None, **kwargs) -> BatchFeature:
         """
-        Images as pixels and labels as ids.
+        Turns images into pixels and labels into ids.
 
         Args:
             images (*optional*):
                 An image or a list of images of any kind that [`Clip4STRImageProcessor`] reads.
             text (`str` or `list[str]`, *optional*):
-                The label or the labels, as many as images.
+                One label or a list of labels, as many as there are images.
             kwargs:
-                `return_tensors`, `"pt"` or `"np"` (lists without), and arguments of the image processor and of the
+                `return_tensors`, `"pt"` or `"np"` (else lists), and arguments of the image processor and of the
                 tokenizer, among them `clean_labels` and `padding`.
 
         Returns:
@@ -166,7 +166,7 @@ class Clip4STRProcessor(ProcessorMixin):
 
         Raises:
             TypeError: if an item is not an image.
-            ValueError: if an image cannot be read, a label is refused, their numbers differ or neither is given.
+            ValueError: if an image cannot be read, a label is refused, their numbers differ, or neither is given.
         """
         # A single label is a batch of one, as a single image is.
         text = [text] if isinstance(text, str) else text if text is None else list(text)
@@ -179,16 +179,16 @@ class Clip4STRProcessor(ProcessorMixin):
 
     def post_process_text_recognition(self, outputs) -> list[dict]:
         """
-        What the logits say.
+        Turns logits into texts and scores.
 
         Args:
             outputs (`ModelOutput` or `torch.Tensor`):
-                What the model or its `generate(.., return_dict_in_generate=True)` gives, or its `logits`: floats of
+                Output of the model or of its `generate(.., return_dict_in_generate=True)`, or its `logits`: floats of
                 shape `(batch, positions, N + 1)`, classes `[E]` and the N characters, on any device.
 
         Returns:
             `list[dict]`: for each image
-                - `text` (`str`): the characters up to the first `[E]`, all of them where there is no `[E]`;
+                - `text` (`str`): the characters up to the first `[E]`, all of them if there is no `[E]`;
                 - `score` (`float`): the product of their probabilities and that of the `[E]`;
                 - `char_scores` (`list[float]`): the probability of each character of `text`.
 
@@ -204,7 +204,7 @@ class Clip4STRProcessor(ProcessorMixin):
         return [self._read(*row) for row in torch.stack((ids, probabilities), dim=1).tolist()]
 
     def _upload_modified_files(self, working_dir, repo_id, files_timestamps, *args, **kwargs):
-        # `push_to_hub` brings an empty form for a card, in whose place the model's brings a filled one.
+        # `push_to_hub` writes an empty template for the card; that of the model uploads a filled one instead.
         if "README.md" not in files_timestamps and not has_card(repo_id, kwargs.get("token")):
             Path(working_dir, "README.md").unlink(missing_ok=True)
         return super()._upload_modified_files(working_dir, repo_id, files_timestamps, *args, **kwargs)
@@ -222,19 +222,19 @@ class Clip4STRProcessor(ProcessorMixin):
         self, outputs, branch: str = "cross_modal", target_sizes: Sequence[tuple[int, int]] | None = None
     ) -> list[torch.Tensor]:
         """
-        Where in the image each character was read from: the weights of a decoder over the patches, the mean of the
-        heads of its last layer. The class token and the caption are left out, so that the weights of a character sum
-        to what the decoder took from the patches, 1 at most.
+        Where in the image each character was read from: the attention weights of a decoder over the patches, averaged
+        over the heads of its last layer. The class token and the caption are left out, so that the weights of a
+        character sum to the share that the decoder took from the patches, 1 at most.
 
         Args:
             outputs (`ModelOutput`):
-                What `generate(.., return_dict_in_generate=True, output_attentions=True)` or the model gives.
+                Output of `generate(.., return_dict_in_generate=True, output_attentions=True)` or of the model.
             branch (`str`, *optional*, defaults to `"cross_modal"`):
-                `"cross_modal"`, or `"visual"` for the visual branch and the characters that it read.
+                `"cross_modal"`, or `"visual"` for the visual branch and the characters it read.
             target_sizes (`Sequence[tuple[int, int]]`, *optional*):
-                Height and width of each image in pixels, to which the maps are resized (bilinear). Where the image
-                processor turns an image of such a size (its `do_align_long_axis`, not that of a call), the maps are
-                turned back; those of patches stay as the image was read.
+                Height and width of each image in pixels, to which the maps are resized (bilinear). If the image
+                processor turns images of such a size (by its own `do_align_long_axis`, not that of a call), the maps
+                are turned back; without `target_sizes` they stay as the image was read.
 
         Returns:
             `list[torch.FloatTensor]`: for each image a map for each character of its text, float32 of shape
@@ -256,7 +256,7 @@ class Clip4STRProcessor(ProcessorMixin):
         if target_sizes is not None and len(target_sizes) != len(words):
             raise ValueError(f"{len(target_sizes)} target_sizes and {len(words)} images do not go together.")
         patches = outputs.image_features.shape[1] - 1
-        # Image tokens come first, and the class token before them.
+        # Image tokens come first, with the class token before the patches.
         maps = attentions[-1].float().mean(1)[:, :, 1 : patches + 1].unflatten(-1, self._grid(patches)).cpu()
         maps = [of_image[: len(word["char_scores"])] for of_image, word in zip(maps, words)]
         return maps if target_sizes is None else [self._resize(*pair) for pair in zip(maps, target_sizes)]
@@ -279,7 +279,7 @@ class Clip4STRProcessor(ProcessorMixin):
 
     @property
     def model_input_names(self) -> list[str]:
-        """What the model takes of a call's result."""
+        """The entries of a call's result that the model takes."""
         return [*self.image_processor.model_input_names, "labels"]
 
 

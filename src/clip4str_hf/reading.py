@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading many images: opened in other threads or processes, read in batches, answered in their order."""
+"""Reads many images: opens them in other threads or processes, reads them in batches and keeps their order."""
 
 import math
 import os
@@ -34,18 +34,18 @@ def load_reader(
 
     Args:
         name (`str` or `os.PathLike`): folder or Hub id.
-        device (`str`, *optional*): where the model goes; by default it stays where it was loaded, on the CPU if no
+        device (`str`, *optional*): where the model goes; by default it stays where it was loaded, on the CPU unless
             `device_map=` says otherwise.
-        kwargs: of `from_pretrained` of the model, `dtype=`, ..; those that say where the files are, such as
-            `revision=`, go to the processor too, which follows the model's characters and image size.
+        kwargs: arguments of the model's `from_pretrained` (`dtype=`, ...); those that say where the files are, such as
+            `revision=`, also go to the processor, which is adapted to the model's characters and image size.
 
     Raises:
-        ValueError: if there is no such reader or device, or weights are missing or left over, with the reason.
+        ValueError: if there is no such reader or device, or weights are missing or left over; the message says why.
     """
     hub = {argument: kwargs[argument] for argument in HUB_ARGUMENTS if argument in kwargs}
     try:
         model, report = Clip4STRForSceneTextRecognition.from_pretrained(name, output_loading_info=True, **kwargs)
-        # transformers starts missing weights from nothing, and says so in a log that scripts turn off.
+        # transformers initialises missing weights anew, and says so only in a log that scripts turn off.
         wrong = {kind: sorted(map(str, names)) for kind, names in report.items() if kind.endswith("_keys") and names}
         if wrong:
             raise ValueError(f"its weights do not fit its configuration: {wrong}")
@@ -58,13 +58,13 @@ def load_reader(
 
 def find_images(path: str | os.PathLike) -> list[Path]:
     """
-    The image files that `path` stands for: itself, or all below a folder, sorted.
+    The image files at `path`: the file itself, or all image files below a folder, sorted.
 
     Args:
-        path (`str` or `os.PathLike`): a file of any name, or a folder, of which files are taken by their suffix.
+        path (`str` or `os.PathLike`): a file of any name, or a folder, whose files are chosen by their suffix.
 
     Raises:
-        FileNotFoundError: if there is no such path, or a folder without images.
+        FileNotFoundError: if there is no such path, or the folder has no images.
     """
     path = Path(path)
     if not path.exists():
@@ -78,7 +78,7 @@ def find_images(path: str | os.PathLike) -> list[Path]:
 
 
 def is_image_name(name: str | os.PathLike) -> bool:
-    """Whether a file's name ends as those of images that Pillow reads."""
+    """Whether a file's name has the suffix of an image format that Pillow reads."""
     return Image.registered_extensions().get(os.path.splitext(name)[1].lower()) in Image.OPEN
 
 
@@ -91,24 +91,24 @@ def read_images(
     rotate_vertical: bool = False,
 ) -> Iterator[dict]:
     """
-    Reads image files, of which no more than two batches are in memory.
+    Reads image files, with no more than two batches of them in memory.
 
     Args:
-        files (`Iterable` of `str` or `os.PathLike`): the images, in any number.
+        files (`Iterable` of `str` or `os.PathLike`): the images, any number of them.
         model ([`Clip4STRForSceneTextRecognition`]): the reader, on any device, in evaluation mode.
-        processor ([`Clip4STRProcessor`]): the reader's.
-        batch_size (`int`, *optional*, defaults to 32): images that the model reads at once.
-        num_workers (`int`, *optional*, defaults to 0): processes that open and resize images while the model reads,
-            which a fast device needs; 0 leaves that to threads of this process.
+        processor ([`Clip4STRProcessor`]): its processor.
+        batch_size (`int`, *optional*, defaults to 32): number of images that the model reads at once.
+        num_workers (`int`, *optional*, defaults to 0): number of processes that open and resize images while the model
+            reads, which a fast device needs; with 0, threads of this process do.
         rotate_vertical (`bool`, *optional*, defaults to `False`):
-            Whether images more than 1.5 times as high as wide are also read turned: as they are and by 90 degrees
-            either way, or, by a reader that turns them itself (`do_align_long_axis`), to either side alone. The answer
-            is the most confident one.
+            Whether images more than 1.5 times as high as wide are read several times: as they are and turned by 90
+            degrees to either side, or only the latter by a reader that turns them itself (`do_align_long_axis`). The
+            most confident reading is the answer.
 
     Returns:
-        An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and what
-        [`~Clip4STRProcessor.post_process_text_recognition`] gives, `text`, `score` and `char_scores`. A file that
-        cannot be read has `error` (`str`) instead and stops nothing.
+        An iterator over a `dict` for each file, in the order of `files`: `file` (`str`), and `text`, `score` and
+        `char_scores` of [`~Clip4STRProcessor.post_process_text_recognition`]. A file that cannot be read has `error`
+        (`str`) instead and does not stop the others.
 
     Raises:
         ValueError: if `batch_size` is below 1 or `num_workers` below 0.
@@ -132,12 +132,12 @@ def read_items(
     Reads the images of items of any kind, such as the rows of a dataset; no more than two batches are in memory.
 
     Args:
-        items (`Iterable`): what has an image each, in any number.
-        open_item (`Callable`): makes an image of an item, of any kind that the processor reads. Called in threads,
-            or in processes, to which it and the items must pickle.
+        items (`Iterable`): items with one image each, any number of them.
+        open_item (`Callable`): returns the image of an item, of any kind that the processor reads. Called in threads,
+            or in processes, for which it and the items must be picklable.
         model, processor, batch_size, num_workers, rotate_vertical: as in [`read_images`].
-        post_process (`Callable`, *optional*): makes a `dict` of each row of what `generate` gives, by default the
-            processor's `post_process_text_recognition`.
+        post_process (`Callable`, *optional*): turns the output of `generate` into a `dict` for each row; by default
+            the processor's `post_process_text_recognition`.
         generate_options: arguments of [`~Clip4STRForSceneTextRecognition.generate`], such as `refine_iters`.
 
     Returns:
@@ -152,7 +152,7 @@ def read_items(
     if num_workers < 0:
         raise ValueError(f"num_workers={num_workers} must be at least 0.")
     post_process = post_process or processor.post_process_text_recognition
-    # Without the tokenizer, as each part of a batch is sent to its process with these.
+    # Without the tokenizer, as these are sent to a process with each part of a batch.
     options = {"image_processor": processor.image_processor, "rotate_vertical": rotate_vertical}
     open_items = partial(_open_items, open_item=open_item, **options)
     read_batch = partial(_read_batch, model=model, post_process=post_process, generate_options=generate_options)
@@ -185,18 +185,18 @@ def _open_items(items, open_item, image_processor, rotate_vertical) -> list[np.n
             images = _turns(image, image_processor) if rotate_vertical else image
             opened.append(image_processor(images, return_tensors="np").pixel_values)
         except Exception as error:
-            # The cause says what is wrong with the image; around it stands its place in a batch of one.
+            # The cause says what is wrong with the image; the error itself adds its place in a batch of one.
             opened.append(str(error.__cause__ or error))
     return opened
 
 
 def _turns(image, image_processor: Clip4STRImageProcessor) -> list[Image.Image]:
-    """A word as it is, and, if it is tall, as it looks when it is turned back from either side."""
+    """The image as it is and, if it is tall, turned to the sides to which the image processor does not turn it."""
     image = image_processor.fetch_rgb(image)
     if not is_tall(image.height, image.width):
         return [image]
     turns = [Image.Transpose.ROTATE_270]
-    if not image_processor.do_align_long_axis:  # which turns the image as it is to the left
+    if not image_processor.do_align_long_axis:  # which turns the unturned image to the left
         turns.append(Image.Transpose.ROTATE_90)
     return [image, *map(image.transpose, turns)]
 
@@ -213,7 +213,7 @@ def _read_batch(batch, parts, model, post_process, generate_options) -> Iterator
         if isinstance(pixel_values, str):
             yield item, {"error": pixel_values}
         else:
-            # An image that was turned has several rows.
+            # A tall image may have several rows.
             yield item, max(islice(readings, len(pixel_values)), key=itemgetter("score"))
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Makes transformers' auto classes and `pipeline` know this model."""
+"""Makes this model known to the auto classes and `pipeline` of transformers."""
 
 import logging
 
@@ -25,17 +25,17 @@ from .tokenization_clip4str import Clip4STRTokenizer
 
 class ImageTextToTextRouter(ImageTextToTextPipeline):
     """
-    Stands for the pipeline of "image-text-to-text", to which transformers 5 redirects "image-to-text": makes
+    Stands in for the pipeline of "image-text-to-text", to which transformers 5 redirects "image-to-text": creates
     a [`Clip4STRPipeline`] for this package's models and transformers' own pipeline for all others.
     """
 
-    _load_processor = None  # as in Clip4STRPipeline: a model alone tells where its processor is
+    _load_processor = None  # as in Clip4STRPipeline: the model tells where its processor is
 
     def __new__(cls, model, processor=None, **kwargs):
         if model.config.model_type == Clip4STRConfig.model_type:
             return Clip4STRPipeline(model=model, processor=processor, **kwargs)
         if processor is None:
-            # It could not be loaded before, and is needed: fail with the reason.
+            # `pipeline` could not load it, but it is needed: fail with the reason.
             if not model.config.name_or_path:
                 raise ValueError("Impossible to guess which processor to use. Please provide a processor instance.")
             processor = AutoProcessor.from_pretrained(
@@ -53,7 +53,7 @@ def register():
     for auto_class in (AutoModel, AutoModelForTextRecognition, AutoModelForImageTextToText):
         auto_class.register(Clip4STRConfig, Clip4STRForSceneTextRecognition, exist_ok=True)
     AutoTokenizer.register(Clip4STRConfig, slow_tokenizer_class=Clip4STRTokenizer, exist_ok=True)
-    # The Pillow form under both names, so that pixels do not depend on whether torchvision is installed.
+    # The Pillow backend under both names, so that pixels do not depend on whether torchvision is installed.
     backends = dict.fromkeys(("pil", "torchvision"), Clip4STRImageProcessor)
     AutoImageProcessor.register(Clip4STRConfig, image_processor_classes=backends, exist_ok=True)
     AutoProcessor.register(Clip4STRConfig, Clip4STRProcessor, exist_ok=True)
@@ -62,5 +62,5 @@ def register():
 
 
 def _is_no_redirection(record: logging.LogRecord) -> bool:
-    # transformers says that "image-to-text" is gone, with arguments that do not format: a traceback, and untrue here.
+    # transformers logs that "image-to-text" is gone: untrue here, and its arguments do not format (a traceback).
     return not str(record.msg).startswith("The task `image-to-text` has been removed")

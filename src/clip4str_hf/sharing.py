@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Publishing a reader: a complete copy of it, what is wrong with it, and one commit on the Hub."""
+"""Publishes a reader: makes a complete copy, finds what is wrong with it, and pushes it to the Hub in one commit."""
 
 import json
 import os
@@ -13,14 +13,14 @@ from huggingface_hub import CommitInfo, CommitOperationAdd, HfApi, ModelCard
 from huggingface_hub.utils import validate_repo_id
 from PIL import Image, ImageDraw, ImageFont
 
-# The client of huggingface_hub: the package behind it differs from one version to the next.
+# The HTTP client of huggingface_hub: the package behind it depends on the version of huggingface_hub.
 from transformers.image_utils import httpx
 
 from .card_clip4str import METADATA, MISSING, NO_REPO
 from .reading import load_reader
 
 
-# Reads as one who has the folder and Transformers, but not this package.
+# Reads as someone would who has the folder and Transformers, but not this package.
 STRANGER = """
 import importlib.abc, json, sys
 
@@ -33,7 +33,7 @@ sys.meta_path.insert(0, Hide())
 from transformers import pipeline
 print(json.dumps(pipeline("image-to-text", model=sys.argv[1], trust_remote_code=True)(sys.argv[2])[0]))
 """
-# How the cards that transformers drafts mark what is still to be filled in.
+# Marks what is still to be filled in, in the cards that transformers drafts.
 PLACEHOLDER = re.compile(rf"{re.escape(MISSING)}|^More information needed$", flags=re.MULTILINE)
 
 
@@ -43,9 +43,9 @@ def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: s
 
     Args:
         folder (`str` or `os.PathLike`): the reader, saved by this package, `Trainer` or transformers.
-        copy (`str` or `os.PathLike`): an empty folder.
-        repo_id (`str`): where it will be, for a card that does not name it yet.
-        card (`str` or `os.PathLike`): the file of its card.
+        copy (`str` or `os.PathLike`): an empty folder to write to.
+        repo_id (`str`): the Hub id that it will have, for a card that does not name it yet.
+        card (`str` or `os.PathLike`): the file with its card.
 
     Raises:
         ValueError: if the reader cannot be loaded, weights are missing or there is no card; the message says why.
@@ -60,7 +60,7 @@ def complete_copy(folder: str | os.PathLike, copy: str | os.PathLike, repo_id: s
 
 
 def problems_of_card(card: ModelCard) -> list[str]:
-    """What a card must tell before others can use the reader, and does not."""
+    """What a card lacks that others need to use the reader."""
     problems = [
         f"{field}: {value} is missing" for field, value in METADATA.items() if getattr(card.data, field) != value
     ]
@@ -83,7 +83,7 @@ def read_as_stranger(folder: str | os.PathLike, image: str | os.PathLike) -> dic
         `dict`: `generated_text` and `score`.
 
     Raises:
-        ValueError: if that fails; the message is the end of what the interpreter said.
+        ValueError: if that fails; the message ends with the last line of the interpreter's errors.
     """
     with tempfile.TemporaryDirectory() as cache:
         run = subprocess.run(
@@ -114,7 +114,7 @@ def check_destination(repo_id: str):
     Raises:
         ValueError: if `repo_id` is not `OWNER/NAME`.
     """
-    validate_repo_id(repo_id)  # a ValueError
+    validate_repo_id(repo_id)  # raises a ValueError
     if "/" not in repo_id:
         raise ValueError(f"{repo_id} must be OWNER/NAME.")
 
@@ -127,18 +127,18 @@ def push(
     commit_message: str = "Upload reader",
 ) -> CommitInfo:
     """
-    Uploads the files of a folder in a single commit: others see all of it or what was there before.
+    Uploads the files of a folder in a single commit: others see either all of them or what was there before.
 
     Args:
         folder (`str` or `os.PathLike`): what [`complete_copy`] wrote.
-        repo_id (`str`): the repository, which is made if there is none.
-        private (`bool`, *optional*, defaults to `False`): whether only its owner sees it.
-        revision (`str`, *optional*): a branch, which is made if there is none. Defaults to `main`.
-        commit_message (`str`, *optional*): what its history says.
+        repo_id (`str`): the repository, which is created if it does not exist.
+        private (`bool`, *optional*, defaults to `False`): whether the repository is to be private.
+        revision (`str`, *optional*): a branch, which is created if it does not exist. Defaults to `main`.
+        commit_message (`str`, *optional*): the message of the commit.
 
     Raises:
-        ValueError: if `private` is asked for and the repository is there and public.
-        OSError: if the Hub cannot be reached or refuses.
+        ValueError: if `private` is set, but the repository already exists and is public.
+        OSError: if the Hub cannot be reached or refuses the upload.
     """
     api = HfApi()
     # Not `upload_folder`, which commits large folders in parts.
@@ -155,7 +155,7 @@ def push(
 
 
 def list_files(folder: str | os.PathLike) -> list[Path]:
-    """The files of a folder, by name."""
+    """The files of a folder, sorted by name."""
     return sorted(path for path in Path(folder).iterdir() if path.is_file())
 
 

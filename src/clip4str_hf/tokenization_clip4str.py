@@ -22,25 +22,25 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
     characters of the charset are 1 to N in their order, `[B]` is N + 1 and `[P]` is N + 2. A label becomes
     `[B] c1 .. cn [E]`, padded with `[P]`.
 
-    Every character of a text is a character: a label `"[E]"` is three of them, never the end token.
+    Texts hold characters only: a label `"[E]"` is three of them, never the end token.
 
     Args:
         vocab_file (`str`, *optional*):
             A `vocab.json` as [`~Clip4STRTokenizer.save_vocabulary`] writes it: token to id.
         charset (`str` or `list[str]`, *optional*):
             The characters in the order of their ids, of any script, each a single code point; a space is a character
-            like any other. Labels are in the order in which they are read and Unicode stores them, those of
-            right-to-left scripts too: position queries learn either direction. Defaults to the characters of
-            `vocab_file`, without one to `DEFAULT_CHARSET`.
+            like any other. Labels are in the order in which they are read and Unicode stores them, also in
+            right-to-left scripts: position queries learn either direction. Defaults to the characters of `vocab_file`,
+            or to `DEFAULT_CHARSET` without one.
         max_label_length (`int`, *optional*, defaults to 25):
-            The longest label in characters; `padding="max_length"` pads to two tokens more.
+            The longest label in characters; `padding="max_length"` pads to two more tokens.
         clean_labels (`bool`, *optional*, defaults to `False`):
-            Whether labels go through [`~Clip4STRTokenizer.clean`] first. Can be given to a call as well.
+            Whether labels go through [`~Clip4STRTokenizer.clean`] first. Can also be passed to a call.
         normalize_unicode (`bool`, *optional*, defaults to `True`):
             Whether cleaning replaces characters outside the charset by their ASCII look-alikes (NFKD).
         remove_whitespace (`bool`, *optional*, defaults to `True`):
-            Whether cleaning removes white space outside the charset. With `False` a label of several words is refused
-            instead of being glued together.
+            Whether cleaning removes white space outside the charset. With `False`, a label of several words is refused
+            instead of its words being glued together.
 
     Raises:
         ValueError: if the charset is empty, repeats a character, holds an entry that is not a single code point or
@@ -56,7 +56,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
 
     _auto_class = "AutoTokenizer"  # saved with its code
     vocab_files_names = VOCAB_FILES_NAMES
-    # Labels are inputs of a loss: nothing reads an attention mask, the padding is known by its id.
+    # Labels are inputs of a loss: nothing reads an attention mask, as padding is known by its id.
     model_input_names = ["input_ids"]
 
     def __init__(
@@ -86,7 +86,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             charset = in_file
         self.charset = characters("charset", DEFAULT_CHARSET if charset is None else charset)
         self.vocab = _vocabulary(self.charset)
-        # The case that the letters have, if they have one only.
+        # Folds to the case of the letters, if they all have the same.
         lower, upper = any(map(str.islower, self.charset)), any(map(str.isupper, self.charset))
         self._fold = str if lower == upper else str.lower if lower else str.upper
         self.max_label_length = max_label_length
@@ -112,11 +112,11 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
 
     def clean(self, label: str) -> str:
         """
-        A label in the characters that the model can read (the clean-up of the scene text recognition protocol).
-        Case is folded if the charset has letters of one case only, letters and their accents are composed (NFC) or
-        taken apart (NFD), whichever the charset holds, characters outside the charset become their ASCII look-alikes
-        (NFKD), and what is then still outside the charset is removed. With a charset that holds the space, words stay
-        apart: by one space, whatever white space stood between them, and none at the ends.
+        Reduces a label to characters that the model can read (the clean-up of the scene text recognition protocol).
+        Case is folded if the charset has letters of one case only; letters and their accents are composed (NFC) or
+        taken apart (NFD), whichever the charset holds; characters outside the charset become their ASCII look-alikes
+        (NFKD); and what is then still outside the charset is removed. With a charset that holds the space, words are
+        separated by one space, whatever white space stood between them, with none at the ends.
 
         The result may be empty or too long; the tokenizer refuses both.
         """
@@ -128,7 +128,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         return "".join(char for char in label if char in self.vocab or (char.isspace() and not self.remove_whitespace))
 
     def _replace(self, char: str) -> str:
-        """What stands for a character outside the charset: its parts if the charset has them, or its look-alike."""
+        """The replacement of a character outside the charset: its parts if the charset has them, or its look-alike."""
         parts = unicodedata.normalize("NFD", char)
         if all(part in self.vocab for part in parts):
             return parts
@@ -138,7 +138,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
 
     def __call__(self, text=None, *, padding=True, **kwargs):
         """
-        Labels as ids, `[B] c1 .. cn [E]`, padded with `[P]` to the longest label of the batch.
+        Turns labels into ids, `[B] c1 .. cn [E]`, padded with `[P]` to the longest label of the batch.
 
         Args:
             text (`str` or `list[str]`):
@@ -186,18 +186,18 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         `[B] c1 .. cn [E]` from the ids of the characters.
 
         Raises:
-            ValueError: if there is a second sequence, as a label has none.
+            ValueError: if there is a second sequence, which labels do not have.
         """
         if token_ids_1 is not None:
             raise ValueError("A label is one text, got a pair: give a batch of labels as a flat list.")
         return super().build_inputs_with_special_tokens(token_ids_0)
 
     def convert_tokens_to_string(self, tokens: Sequence[str]) -> str:
-        """Characters to text, spaces as they are."""
+        """Joins characters into a text, spaces as they are."""
         return "".join(tokens)
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
-        """Writes token to id as JSON, in the order of the ids; returns the path of the file."""
+        """Writes the ids of all tokens as JSON, in the order of the ids; returns the path of the file, in a tuple."""
         name = (filename_prefix + "-" if filename_prefix else "") + VOCAB_FILES_NAMES["vocab_file"]
         path = os.path.join(save_directory, name)
         with open(path, "w", encoding="utf-8") as file:
@@ -213,13 +213,13 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         return self.vocab[token]
 
     def _convert_id_to_token(self, index: int) -> str:
-        # The special tokens are added tokens to the base class, which answers for them.
+        # To the base class the special tokens are added tokens, which it converts itself.
         if not 1 <= index <= len(self.charset):
             raise ValueError(f"{index} is no id: accepted are 0 to {self.vocab_size - 1}.")
         return self.charset[index - 1]
 
     def _decode(self, token_ids: int | list[int], *args, **kwargs) -> str:
-        # Behind `decode` and `batch_decode`. Ids after the first [E] mean nothing, so there is no option to show them.
+        # Used by `decode` and `batch_decode`. Ids after the first [E] mean nothing, so no option shows them.
         token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
         skipped = (self.bos_token_id, self.pad_token_id, -100)  # -100: a position that the loss ignores
         until_end = takewhile(lambda index: index != self.eos_token_id, token_ids)

@@ -18,12 +18,12 @@ def overlay_attentions(image, maps) -> list[Image.Image]:
         image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
             An image of any mode or shape that [`Clip4STRImageProcessor`] reads.
         maps (`torch.FloatTensor` or `np.ndarray` of shape `(characters, rows, columns)`):
-            Its maps, of [`~Clip4STRProcessor.post_process_attentions`], of pixels, or of patches if the image was not
+            Its maps from [`~Clip4STRProcessor.post_process_attentions`], of pixels, or of patches if the image was not
             turned to be read.
 
     Returns:
-        `list[PIL.Image.Image]`: RGB, of the size of the image, which is grey beneath, so that the glow shows on every
-        colour. It is strongest where a character has the most weight, however much that is.
+        `list[PIL.Image.Image]`: RGB, of the size of the image, which is shown in grey so that the glow stands out. The
+        glow is strongest where a character has the most weight, however much that is.
 
     Raises:
         ValueError: if the maps have another shape, or the image cannot be read.
@@ -38,7 +38,7 @@ def overlay_attentions(image, maps) -> list[Image.Image]:
 
 def attention_strip(image, maps) -> Image.Image:
     """
-    The pictures of [`overlay_attentions`] in one, the first character on top.
+    The pictures of [`overlay_attentions`] in a single one, with the first character at the top.
 
     Raises:
         ValueError: if there is no character, the maps have another shape, or the image cannot be read.
