@@ -120,7 +120,8 @@ def load(arguments: argparse.Namespace):
         if arguments.card and arguments.card.exists():
             load_card(arguments.card)
         precision = {"dtype": arguments.dtype} if arguments.dtype else {}
-        splits = {name: str(rows.split) for name, rows in words.items() if not (rows is None or benchmarks.get(name))}
+        own = {name: rows for name, rows in words.items() if rows is not None and not benchmarks.get(name)}
+        splits = {name: str(rows.split or "train") for name, rows in own.items()}
         if arguments.split is None:  # what the library calls "train" may have no splits
             splits = {name: split for name, split in splits.items() if split != "train"}
         return *load_reader(arguments.model, arguments.device, **precision), words, sources, splits

@@ -16,7 +16,7 @@ from clip4str_hf.visualization import GLOW, attention_strip, overlay_attentions
 
 DATA = Path(__file__).with_name("data")
 FONTS = sorted((DATA / "fonts").glob("*-latin-*.woff2"))
-WORDS = ["Exit", "MARKET", "station", "Pharmacy", "UNIVERSITY", "2026", "coffee", "Garden"]
+WORDS = [word for word in (DATA / "words.txt").read_text().split() if 4 <= len(word) <= 7]
 
 
 @pytest.fixture(scope="module")
@@ -61,16 +61,17 @@ def test_maps_follow_the_characters_from_left_to_right(reader, grid, font, branc
     outputs = model.generate(**inputs, return_dict_in_generate=True, output_attentions=True)
     logits = outputs.visual_logits if branch == "visual" else outputs.logits
     texts = [word["text"] for word in processor.post_process_text_recognition(logits)]
-    read = [index for index, word in enumerate(WORDS) if texts[index] == word]
-    assert len(read) >= 6
+    assert sum(text == word for text, word in zip(texts, WORDS)) >= len(WORDS) - 1
     maps = processor.post_process_attentions(outputs, branch)
     columns = (torch.arange(grid[1]) + 0.5) / grid[1]
-    for index in read:
-        weights = maps[index].sum(1)
-        centres = (weights * columns).sum(-1) / weights.sum(-1)
-        assert (centres.diff() > 0).all(), WORDS[index]
-        # Within a patch and a half, of 16 side by side, of the character itself.
-        assert (centres - middles[index]).abs().max() < 1.5 / 16, WORDS[index]
+    distances = []
+    for word, text, of_word, middle in zip(WORDS, texts, maps, middles):
+        if text == word:
+            weights = of_word.sum(1)
+            centres = (weights * columns).sum(-1) / weights.sum(-1)
+            assert (centres.diff() > 0).all(), word
+            distances.append((centres - middle).abs())
+    assert torch.cat(distances).mean() < 0.025 and torch.cat(distances).max() < 2 / grid[1]
 
 
 def test_maps_are_the_weights_of_the_patches(reader, grid, shipped):

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import lmdb
 import pytest
-from datasets import DatasetDict, load_dataset
+from datasets import Dataset, DatasetDict, load_dataset
 from huggingface_hub import ModelCard
 from rapidfuzz.distance import Levenshtein
 
@@ -186,10 +186,12 @@ def runs(benchmarks, tmp_path_factory):
     words = load_dataset("imagefolder", data_dir=str(WORDS), split="train", cache_dir=str(folder / "cache"))
     DatasetDict(train=words, test=words.select(range(5))).save_to_disk(folder / "words")
     renamed = words.rename_columns({"image": "crop", "text": "word"})
+    # Without a split at all.
+    Dataset.from_list([words[0], words[1]], features=words.features).save_to_disk(folder / "plain")
     DatasetDict(train=renamed, validation=renamed.select(range(3))).save_to_disk(folder / "others")
     columns = ["--image-column", "crop", "--text-column", "word"]
     splits = [
-        ["--data", folder / "words", "--output", folder / "test"],
+        ["--data", folder / "words", folder / "plain", "--output", folder / "test"],
         ["--data", f"mine={folder / 'words'}", "--split", "train"],
     ]
     # The split and the columns are not those of the benchmarks.

@@ -132,6 +132,8 @@ def test_sixteen_bit_grey_is_scaled_not_clipped(tmp_path):
     same(Image.fromarray(eight.astype(np.float32) / 255), expected)
     with pytest.raises(ValueError, match="its floats are 0.0 to 65535.0, where 0 to 1 or 0 to 255 are accepted"):
         to_rgb(Image.fromarray(sixteen.astype(np.float32)))
+    with pytest.raises(ValueError, match="its floats are -1.0 to 1.0, where"):
+        to_rgb(Image.fromarray(eight.astype(np.float32) / 127.5 - 1))
 
 
 @pytest.mark.parametrize("white", [1, 255])

@@ -156,6 +156,26 @@ def test_a_generation_configuration_of_a_call_replaces_what_the_pipeline_was_mad
     assert len(reader(FILES[0], generation_config=GenerationConfig(max_new_tokens=3))[0]["generated_text"]) == 3
 
 
+def test_a_lexicon_of_the_pipeline_stays_beside_a_generation_configuration_of_a_call():
+    options = {"prefix_allowed_tokens_fn": lambda index, ids: [11, 0]}
+    reader = pipeline("image-to-text", model=default_checkpoint(), **options)
+    (reading,) = reader(FILES[0], generation_config=GenerationConfig(max_new_tokens=3))
+    assert set(reading["generated_text"]) <= {"a"}
+
+
+def test_the_parts_of_a_processor_are_enough_for_a_model_without_one(tmp_path):
+    model = tiny_model()
+    model.save_pretrained(tmp_path)
+    parts = Clip4STRProcessor.from_config(model.config)
+    reader = pipeline(
+        "image-to-text",
+        model=Clip4STRForSceneTextRecognition.from_pretrained(tmp_path),
+        tokenizer=parts.tokenizer,
+        image_processor=parts.image_processor,
+    )
+    assert reader.processor.tokenizer is parts.tokenizer
+
+
 def test_local_files_only_is_of_the_loading(readings):
     reader = pipeline("image-to-text", model=default_checkpoint(), local_files_only=True)
     assert_same([reader(FILES[0])], readings[:1])

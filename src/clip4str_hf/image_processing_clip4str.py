@@ -187,7 +187,7 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Im
         if image.mode == "F":
             low, high = pixels.min(), pixels.max()
             white = 1 if high < 2 else 255
-            if not (-white < low and high < 2 * white):  # smaller excess is overshoot from resizing
+            if not (-white / 4 < low and high < 2 * white):  # smaller excess is overshoot from resizing
                 raise ValueError(f"its floats are {low} to {high}, where 0 to 1 or 0 to 255 are accepted")
             pixels = (pixels / white).clip(0, 1)
         image = Image.fromarray(_to_uint8(pixels))

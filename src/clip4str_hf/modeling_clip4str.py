@@ -265,11 +265,10 @@ class Clip4STRPreTrainedModel(PreTrainedModel):
     _supports_attention_backend = True
 
     def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
-        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant"):
+        # Torch takes an option that is left out for True.
+        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):
             # Gradients of layers that follow frozen ones, and of a memory, which is a list of tensors.
-            raise ValueError(
-                "use_reentrant=True would lose gradients here: leave it out, or give use_reentrant=False."
-            )
+            raise ValueError("use_reentrant=True would lose gradients here: give use_reentrant=False, or no options.")
         super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     @torch.no_grad()
@@ -626,9 +625,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 "other characters. Use that of Clip4STRProcessor.from_config(model.config), or resize_charset."
             )
         labels = labels.long().masked_fill(labels == IGNORE_INDEX, pad)
-        # `nn.DataParallel` splits a batch and joins the outputs of the parts, which must all have one length.
-        is_part = getattr(self, "_is_replica", False)
-        length = labels.shape[1] if is_part else int((labels != pad).sum(-1).max())
+        length = int((labels != pad).sum(-1).max())
         text = labels[:, 1:]
         known = torch.where(after_end(text, self.config.eos_token_id), text == pad, (text >= 0) & (text < begin))
         valid = known.all(-1) & (text == self.config.eos_token_id).any(-1) & (labels[:, 0] == begin)
@@ -637,7 +634,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 f"labels of shape {tuple(labels.shape)} must hold the begin token {self.config.bos_token_id}, at most "
                 f"{self.config.max_label_length} characters, the end token {self.config.eos_token_id}, then padding."
             )
-        return labels[:, :length]
+        # `nn.DataParallel` splits a batch and joins the outputs of the parts, which must all have one length.
+        is_part = getattr(self, "_is_replica", False)
+        return labels[:, : self.config.max_label_length + 2 if is_part else length]
 
     def _context_and_targets(self, labels, orderings):
         """Context `(images * orderings, n + 1)` and targets of the same shape."""

@@ -15,6 +15,10 @@ from .processing_clip4str import Clip4STRProcessor
 from .tokenization_clip4str import Clip4STRTokenizer
 
 
+# Arguments of `generate` that a generation configuration cannot hold, and so does not replace.
+BESIDE_A_CONFIGURATION = ("logits_processor", "prefix_allowed_tokens_fn", "synced_gpus")
+
+
 class Clip4STRPipeline(Pipeline):
     """
     Reads words: `pipeline("image-to-text", model=...)`, or `"image-text-to-text"` with only an image.
@@ -117,10 +121,10 @@ class Clip4STRPipeline(Pipeline):
 
     def _sanitize_parameters(self, generate_kwargs=None, **kwargs):
         options = {**(generate_kwargs or {}), **kwargs}
-        if options.get("generation_config") is None:
-            made_with = getattr(self, "_forward_params", {}).get("generate_options", {})
-            options = made_with | options
-        return {}, {"generate_options": options}, {}
+        made_with = getattr(self, "_forward_params", {}).get("generate_options", {})
+        if options.get("generation_config") is not None:
+            made_with = {name: made_with[name] for name in BESIDE_A_CONFIGURATION if name in made_with}
+        return {}, {"generate_options": made_with | options}, {}
 
     def preprocess(self, image):
         if isinstance(image, dict):

@@ -248,7 +248,8 @@ def _kind(source: str | os.PathLike) -> str:
     kinds = [kind for mark, kind in marks.items() if mark in found]
     if len(found - {None, "image"}) > 1:
         raise ValueError(
-            f"{source} holds words of several kinds, {' and '.join(kinds[:2])}: give their folders one by one."
+            f"{source} holds words of several kinds, {' and '.join(kinds[:2])}: give their folders one by one, or "
+            "move those of one kind away."
         )
     if kinds:
         return kinds[0]
@@ -319,7 +320,9 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     listed = [file for file in data_files[split] if os.path.basename(file) in METADATA_NAMES]
     tables = [file for file in listed if os.path.basename(file) == "metadata.csv"]
     if 0 < len(tables) < len(listed):
-        raise ValueError(f"{path}: {', '.join(listed)} are of several kinds: make all of them metadata.csv.")
+        raise ValueError(
+            f"{path}: {', '.join(listed)} are of several kinds: make all of them metadata.csv, or move some away."
+        )
     if not listed:
         raise ValueError(
             f"{path}: images without texts. They need a metadata.csv with the columns file_name and text beside them; "

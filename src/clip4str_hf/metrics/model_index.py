@@ -43,7 +43,7 @@ def to_eval_results(report: dict) -> list[EvalResult]:
             dataset_name=f"{name} ({figures['words']} words)",
             # Each charset counts another number of words; without this the Hub would take them for one set.
             dataset_config=charset,
-            dataset_split=options["splits"].get(name),
+            dataset_split=options.get("splits", {}).get(name),
             metric_type=metric_type,
             metric_name=f"{metric_name} in %, {CHARSET_DESCRIPTIONS[charset]}",
             metric_value=round(100 * figures[figure], 2),

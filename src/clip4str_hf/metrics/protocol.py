@@ -245,15 +245,18 @@ def word_metrics(processor, charset_size: int | None = 36) -> Callable:
     _check(charset_size)
     longest = max(MAX_LABEL_LENGTH, processor.tokenizer.max_label_length)
 
-    words = []
+    texts, labels = [], []
 
     def compute_metrics(prediction, compute_result: bool = True) -> dict[str, float]:
-        words.extend(zip(_decode(processor, prediction.predictions), _decode(processor, prediction.label_ids)))
+        texts.extend(_decode(processor, prediction.predictions))
+        labels.extend(_decode(processor, prediction.label_ids))
         if not compute_result:
             return {}
-        texts, labels = zip(*words)
-        words.clear()
-        results = score_words(texts, labels, charset_size=charset_size, max_label_length=longest)
+        try:
+            results = score_words(texts, labels, charset_size=charset_size, max_label_length=longest)
+        finally:
+            texts.clear()
+            labels.clear()
         return {name: results[name] for name in ("word_accuracy", "one_minus_ned")}
 
     return compute_metrics
