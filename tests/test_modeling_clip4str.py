@@ -278,12 +278,6 @@ def test_gradient_checkpointing_changes_neither_loss_nor_gradients(pixel_values)
     torch.testing.assert_close(found, expected)
 
 
-def test_checkpointing_that_loses_gradients_is_refused():
-    for options in ({"use_reentrant": True}, {"preserve_rng_state": False}):
-        with pytest.raises(ValueError, match="use_reentrant=True would lose gradients"):
-            tiny_model().gradient_checkpointing_enable(options)
-
-
 def test_parts_of_a_batch_have_outputs_of_one_length(pixel_values):
     model = tiny_model()
     labels = spell(model, ["a", "abcd"])

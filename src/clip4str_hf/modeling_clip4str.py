@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.utils.checkpoint import checkpoint
 from transformers import CLIPModel, CLIPTextModelWithProjection, CLIPVisionModelWithProjection, DynamicCache
 from transformers import initialization as init
 from transformers.modeling_layers import GradientCheckpointingLayer
@@ -263,13 +262,6 @@ class Clip4STRPreTrainedModel(PreTrainedModel):
     _supports_sdpa = True
     _supports_flash_attn = True
     _supports_attention_backend = True
-
-    def _set_gradient_checkpointing(self, enable=True, gradient_checkpointing_func=checkpoint, **kwargs):
-        # Torch takes an option that is left out for True.
-        if enable and getattr(gradient_checkpointing_func, "keywords", {}).get("use_reentrant", True):
-            # Gradients of layers that follow frozen ones, and of a memory, which is a list of tensors.
-            raise ValueError("use_reentrant=True would lose gradients here: give use_reentrant=False, or no options.")
-        super()._set_gradient_checkpointing(enable, gradient_checkpointing_func, **kwargs)
 
     @torch.no_grad()
     def _init_weights(self, module):

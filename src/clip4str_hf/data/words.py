@@ -295,7 +295,8 @@ def _choose_split(source, split: str | None, default: str, splits: list[str]) ->
 def _load_saved(path: Path, choose_split: Callable) -> Dataset:
     saved = load_from_disk(path)
     if isinstance(saved, DatasetDict):
-        return saved[choose_split(list(saved))]
+        split = choose_split(list(saved))
+        return concatenate_datasets([saved[split]], split=NamedSplit(split))  # which may remember another name
     choose_split([str(saved.split or "train")])
     return saved
 
