@@ -5,6 +5,7 @@ import csv
 import json
 import os
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -290,3 +291,12 @@ def test_columns_and_splits_are_those_of_the_data_and_not_of_the_benchmarks(runs
 def test_results_tell_the_split_of_words_that_have_several(runs, split, name):
     results = json.loads((runs.folder / split / "results.json").read_text(encoding="utf-8"))
     assert results["options"]["splits"] == {name: split}
+
+
+def test_the_misreads_of_an_evaluation_that_breaks_off_are_kept(tmp_path, capsys):
+    misreads_file = runpy.run_path(str(SCRIPT))["misreads_file"]
+    with pytest.raises(KeyboardInterrupt), misreads_file(tmp_path / "misreads.jsonl") as list_misread:
+        list_misread({"label": "a"})
+        raise KeyboardInterrupt
+    assert (tmp_path / "misreads.jsonl.part").read_text() == '{"label": "a"}\n'
+    assert not (tmp_path / "misreads.jsonl").exists() and "misreads.jsonl.part" in capsys.readouterr().err
