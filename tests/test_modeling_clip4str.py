@@ -88,7 +88,12 @@ def test_the_token_ids_follow_from_the_charset(tmp_path):
         ({"num_frozen_text_layers": 2.0}, "num_frozen_text_layers=2.0 must be a whole number"),
         ({"image_size": {"height": 32, "width": 32}}, r"image_size=\['height', 'width'\] must be \[height, width\]"),
         ({"image_size": [32.0, 32]}, r"image_size=\[32.0, 32\] must be"),
-        ({"decoder_layer_norm_eps": -1e-5}, "decoder_layer_norm_eps=-1e-05 must be more than 0"),
+        ({"decoder_layer_norm_eps": -1e-5}, "decoder_layer_norm_eps=-1e-05 must be a finite number of more than 0"),
+        ({"confidence_temperature": math.inf}, "confidence_temperature=inf must be a finite number"),
+        ({"confidence_temperature": None}, "confidence_temperature=None must be a finite number"),
+        ({"cross_modal_loss_weight": "1"}, "cross_modal_loss_weight='1' must be a finite number"),
+        ({"decoder_dropout": None}, r"decoder_dropout=None must lie in \[0, 1\)"),
+        ({"image_size": 32.0}, r"image_size=\[32.0, 32.0\] must be"),
         ({"num_frozen_image_layers": -2}, "num_frozen_image_layers=-2 must lie between -1 and the tower's 2 layers"),
     ],
 )
@@ -182,12 +187,16 @@ def test_arguments_of_neither_reader_nor_clip_are_refused(clip, tmp_path):
 def test_a_configuration_of_another_clip_is_refused(clip):
     deeper = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
     deeper.text_config.num_hidden_layers = 3
-    with pytest.raises(ValueError, match=r"lacks, or has in other shapes: .*layers.2.layer_norm1.bias"):
+    with pytest.raises(ValueError, match="does not fit the configuration: (?s:.*)layers.2.layer_norm1.bias"):
         Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, deeper)
     wider = Clip4STRConfig.from_clip_config(clip.config, **FIELDS)
     wider.text_config.intermediate_size = 128
-    with pytest.raises(ValueError, match=r"lacks, or has in other shapes: .*text_model.encoder.layers.0.mlp.fc1"):
+    with pytest.raises(ValueError, match="does not fit the configuration: (?s:.*)text_model.encoder.layers.0.mlp.fc1"):
         Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, wider)
+    shallower = Clip4STRConfig.from_clip_config(clip.config, **FIELDS | {"num_frozen_text_layers": 0})
+    shallower.text_config.num_hidden_layers = 1
+    with pytest.raises(ValueError, match="does not fit the configuration: (?s:.*)text_model.encoder.layers.1"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, shallower)
 
 
 # Saved, loaded and run

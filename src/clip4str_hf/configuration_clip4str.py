@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Clip4STR model configuration."""
 
-import inspect
 import math
 import string
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from transformers import CLIPConfig, CLIPTextConfig, CLIPVisionConfig, PreTrainedConfig
@@ -115,61 +115,42 @@ class Clip4STRConfig(PreTrainedConfig):
     ]
     sub_configs = {"text_config": CLIPTextConfig, "vision_config": CLIPVisionConfig}
 
-    def __init__(
-        self,
-        text_config: dict | CLIPTextConfig | None = None,
-        vision_config: dict | CLIPVisionConfig | None = None,
-        image_size: int | Sequence[int] | None = None,
-        charset: str | Sequence[str] = DEFAULT_CHARSET,
-        max_label_length: int = 25,
-        caption_charset: str | Sequence[str] | None = None,
-        caption_context_length: int = 16,
-        decoder_layers: int = 1,
-        decoder_attention_heads: int = 8,
-        decoder_mlp_ratio: int = 4,
-        decoder_dropout: float = 0.1,
-        decoder_layer_norm_eps: float = 1e-5,
-        initializer_range: float = 0.02,
-        num_frozen_text_layers: int = 6,
-        num_frozen_image_layers: int = -1,
-        detach_image_features: bool = True,
-        cross_modal_loss_weight: float = 1.0,
-        num_permutations: int = 6,
-        confidence_temperature: float = 1.0,
-        **kwargs,
-    ):
-        self.text_config = _sub_config(CLIPTextConfig, text_config)
-        self.vision_config = _sub_config(CLIPVisionConfig, vision_config)
-        image_size = self.vision_config.image_size if image_size is None else image_size
-        self.image_size = [image_size] * 2 if isinstance(image_size, int) else list(image_size)
-        self.charset = characters("charset", charset)
-        self.max_label_length = max_label_length
-        caption_charset = caption_characters(self.charset) if caption_charset is None else caption_charset
-        self.caption_charset = characters("caption_charset", caption_charset)
-        self.caption_context_length = caption_context_length
-        self.decoder_layers = decoder_layers
-        self.decoder_attention_heads = decoder_attention_heads
-        self.decoder_mlp_ratio = decoder_mlp_ratio
-        self.decoder_dropout = decoder_dropout
-        self.decoder_layer_norm_eps = decoder_layer_norm_eps
-        self.initializer_range = initializer_range
-        self.num_frozen_text_layers = num_frozen_text_layers
-        self.num_frozen_image_layers = num_frozen_image_layers
-        self.detach_image_features = detach_image_features
-        self.cross_modal_loss_weight = cross_modal_loss_weight
-        self.num_permutations = num_permutations
-        self.confidence_temperature = confidence_temperature
+    text_config: dict | CLIPTextConfig | None = None
+    vision_config: dict | CLIPVisionConfig | None = None
+    image_size: int | Sequence[int] | None = None
+    charset: str | Sequence[str] = DEFAULT_CHARSET
+    max_label_length: int = 25
+    caption_charset: str | Sequence[str] | None = None
+    caption_context_length: int = 16
+    decoder_layers: int = 1
+    decoder_attention_heads: int = 8
+    decoder_mlp_ratio: int = 4
+    decoder_dropout: float = 0.1
+    decoder_layer_norm_eps: float = 1e-5
+    initializer_range: float = 0.02
+    num_frozen_text_layers: int = 6
+    num_frozen_image_layers: int = -1
+    detach_image_features: bool = True
+    cross_modal_loss_weight: float = 1.0
+    num_permutations: int = 6
+    confidence_temperature: float = 1.0
+
+    def __post_init__(self, **kwargs):
+        self.text_config = _sub_config(CLIPTextConfig, self.text_config)
+        self.vision_config = _sub_config(CLIPVisionConfig, self.vision_config)
+        size = self.vision_config.image_size if self.image_size is None else self.image_size
+        self.image_size = list(size) if isinstance(size, Iterable) else [size] * 2
+        self.charset = characters("charset", self.charset)
+        if self.caption_charset is None:
+            self.caption_charset = caption_characters(self.charset)
+        self.caption_charset = characters("caption_charset", self.caption_charset)
         # The token ids follow from the character set; saved files repeat them only for other readers of the file.
         ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
         if not is_remote_code():
             # With the package installed its own code is used, and `pipeline` need not ask for trust in remote code.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
-        super().__init__(**kwargs | ids)
+        super().__post_init__(**kwargs | ids)
         self.validate_reader()
-
-    # Compares all fields: transformers makes this class a dataclass, whose own `__eq__` would only compare those of
-    # the base class.
-    __eq__ = PreTrainedConfig.__eq__
 
     @classmethod
     def from_clip_config(cls, clip_config: CLIPConfig, **kwargs) -> "Clip4STRConfig":
@@ -184,8 +165,8 @@ class Clip4STRConfig(PreTrainedConfig):
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "Clip4STRConfig":
         """As in every configuration, but values derived from a field that `kwargs` change follow its new value."""
-        fields = cls.field_names() - set(cls.sub_configs)
-        own = {name: kwargs.pop(name) for name in list(kwargs) if name in fields}
+        names = cls.field_names() - set(cls.sub_configs)
+        own = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         if "charset" in own:
             config_dict = {**config_dict, "caption_charset": None}
         # Merged here, as the base class would change the towers only after they have been checked.
@@ -211,7 +192,8 @@ class Clip4STRConfig(PreTrainedConfig):
     @classmethod
     def field_names(cls) -> set[str]:
         """The names of this class's own arguments."""
-        return set(inspect.signature(cls.__init__).parameters) - {"self", "kwargs"}
+        names, inherited = ({field.name for field in fields(each)} for each in (cls, PreTrainedConfig))
+        return names - inherited
 
     @property
     def hidden_size(self) -> int:
@@ -229,8 +211,11 @@ class Clip4STRConfig(PreTrainedConfig):
         return len(self.charset) + 3
 
     def validate_reader(self):
-        """Raises `ValueError` if the values do not fit together."""
-        text, vision = self.text_config, self.vision_config
+        """Raises `ValueError` if values are not accepted, or do not fit together."""
+        self._validate_numbers()
+        self._validate_fit()
+
+    def _validate_numbers(self):
         for name in (
             "caption_context_length",
             "num_frozen_image_layers",
@@ -242,6 +227,22 @@ class Clip4STRConfig(PreTrainedConfig):
         for name in ("max_label_length", "decoder_layers", "decoder_attention_heads", "decoder_mlp_ratio"):
             if type(getattr(self, name)) is not int or getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)!r} must be a whole number of at least 1.")
+        for name in ("confidence_temperature", "decoder_layer_norm_eps", "initializer_range"):
+            if not _is_finite(getattr(self, name)) or getattr(self, name) <= 0:
+                raise ValueError(f"{name}={getattr(self, name)!r} must be a finite number of more than 0.")
+        if not _is_finite(self.cross_modal_loss_weight) or self.cross_modal_loss_weight < 0:
+            raise ValueError(
+                f"cross_modal_loss_weight={self.cross_modal_loss_weight!r} must be a finite number of at least 0."
+            )
+        if not _is_finite(self.decoder_dropout) or not 0 <= self.decoder_dropout < 1:
+            raise ValueError(f"decoder_dropout={self.decoder_dropout!r} must lie in [0, 1).")
+        if self.num_permutations != 1 and (self.num_permutations < 2 or self.num_permutations % 2):
+            raise ValueError(
+                f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors."
+            )
+
+    def _validate_fit(self):
+        text, vision = self.text_config, self.vision_config
         if text.projection_dim != vision.projection_dim:
             raise ValueError(
                 f"The projections of both towers must have one size, got text_config.projection_dim="
@@ -272,17 +273,6 @@ class Clip4STRConfig(PreTrainedConfig):
                 f"caption_context_length={self.caption_context_length} must lie between 3 and the "
                 f"{text.max_position_embeddings} positions of the text tower."
             )
-        if self.num_permutations != 1 and (self.num_permutations < 2 or self.num_permutations % 2):
-            raise ValueError(
-                f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors."
-            )
-        for name in ("confidence_temperature", "decoder_layer_norm_eps", "initializer_range"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ValueError(f"{name}={getattr(self, name)} must be more than 0.")
-        if not 0 <= self.decoder_dropout < 1:
-            raise ValueError(f"decoder_dropout={self.decoder_dropout} must lie in [0, 1).")
-        if not 0 <= self.cross_modal_loss_weight < math.inf:
-            raise ValueError(f"cross_modal_loss_weight={self.cross_modal_loss_weight} must be at least 0.")
         for name, tower in (("num_frozen_text_layers", text), ("num_frozen_image_layers", vision)):
             if not -1 <= getattr(self, name) <= tower.num_hidden_layers:
                 raise ValueError(
@@ -338,6 +328,10 @@ def joins_neighbours(character: str) -> bool:
 def is_remote_code() -> bool:
     """Whether this code was loaded from a checkpoint instead of the package."""
     return __name__.startswith("transformers_modules")
+
+
+def _is_finite(value) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _sub_config(config_class, value):

@@ -92,7 +92,7 @@ class Prediction:
     """Characters `(batch_size, positions)`, their logits, and the weights over the memory, one tensor per layer."""
 
     tokens: torch.LongTensor
-    logits: torch.FloatTensor
+    logits: torch.FloatTensor | None
     attentions: tuple
 
 
@@ -420,13 +420,14 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _positions(self, config):
         """Characters to predict, the end token included."""
+        longest = self.config.max_label_length + 2
         positions = config.max_new_tokens
         if positions is None:
-            positions = (config.max_length or self.config.max_label_length + 2) - 1
-        if not 1 <= positions <= self.config.max_label_length + 1:
+            positions = (longest if config.max_length is None else config.max_length) - 1
+        if not 1 <= positions < longest:
             raise ValueError(
                 f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads "
-                f"sequences of 2 to {self.config.max_label_length + 2} tokens, begin and end included."
+                f"sequences of 2 to {longest} tokens, begin and end included."
             )
         return positions
 

@@ -95,8 +95,10 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             TypeError: if it is not an image.
             ValueError: if it cannot be read, or there are several images.
         """
-        (image,) = self.fetch_images(image)
-        return to_rgb(image)
+        images = self.fetch_images(image)
+        if len(images) != 1:
+            raise ValueError(f"One image is accepted, got {len(images)}.")
+        return to_rgb(images[0])
 
     @staticmethod
     def _fetch(index: int, image):

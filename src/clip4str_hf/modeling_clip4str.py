@@ -62,6 +62,7 @@ class Clip4STROutput(ModelOutput):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
+    """Attention step by step; unlike that of transformers its mask is boolean, true where a query sees a key."""
     weights = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
         weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
@@ -128,21 +129,24 @@ class Clip4STRDecoderLayer(GradientCheckpointingLayer):
     given as context. Both go through the same weights; the content is updated only if another layer reads it.
     """
 
-    def __init__(self, config: Clip4STRConfig, updates_content: bool):
+    def __init__(self, config: Clip4STRConfig, layer_idx: int):
         super().__init__()
-        self.updates_content = updates_content
+        self.layer_idx = layer_idx
+        self.updates_content = layer_idx + 1 < config.decoder_layers
         self.self_attn = Clip4STRAttention(config)
         self.cross_attn = Clip4STRAttention(config)
         self.mlp = Clip4STRMLP(config)
-        for name in ("norm_query", "norm_content", "norm_cross", "norm_mlp"):
-            setattr(self, name, nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps))
+        self.norm_query = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
+        self.norm_content = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
+        self.norm_cross = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
+        self.norm_mlp = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
         self.dropout = nn.Dropout(config.decoder_dropout)
 
-    def forward(self, query, content, memory, query_mask=None, content_mask=None, update_cache=None):
+    def forward(self, query, content, memory, query_mask=None, content_mask=None, cache=None):
         content_states = self.norm_content(content)
         context = self.self_attn.keys_and_values(content_states)
-        if update_cache is not None:
-            context = update_cache(*context)
+        if cache is not None:
+            context = cache.update(*context, self.layer_idx)
         query, weights = self._stream(query, self.norm_query(query), context, memory, query_mask)
         if self.updates_content:
             content, _ = self._stream(content, content_states, context, memory, content_mask)
@@ -170,8 +174,7 @@ class Clip4STRDecoder(nn.Module):
         self.character_embedding = nn.Embedding(config.vocab_size, config.hidden_size)
         self.position_queries = nn.Parameter(torch.empty(1, config.max_label_length + 1, config.hidden_size))
         self.layers = nn.ModuleList(
-            Clip4STRDecoderLayer(config, updates_content=index + 1 < config.decoder_layers)
-            for index in range(config.decoder_layers)
+            Clip4STRDecoderLayer(config, layer_idx) for layer_idx in range(config.decoder_layers)
         )
         self.norm = nn.LayerNorm(config.hidden_size, eps=config.decoder_layer_norm_eps)
         self.head = nn.Linear(config.hidden_size, config.num_classes)
@@ -218,9 +221,8 @@ class Clip4STRDecoder(nn.Module):
         stop = start + (input_ids.shape[1] if num_queries is None else num_queries)
         query = self.position_queries[:, start:stop].expand(input_ids.shape[0], -1, -1)
         query, attentions = self.dropout(query), ()
-        for index, layer in enumerate(self.layers):
-            update_cache = None if cache is None else lambda k, v, index=index: cache.update(k, v, index)
-            query, content, weights = layer(query, content, memory[index], query_mask, content_mask, update_cache)
+        for layer, layer_memory in zip(self.layers, memory):
+            query, content, weights = layer(query, content, layer_memory, query_mask, content_mask, cache)
             attentions += (weights,)
         return self.head(self.norm(query)), attentions
 
@@ -377,18 +379,15 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         config = copy.deepcopy(config)
         config.dtype = clip.dtype
         reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
-        state = {
-            f"{_tower_of(name)}.{name}": tensor for name, tensor in clip.state_dict().items() if name != "logit_scale"
-        }
-        expected = {
-            name: tensor.shape
-            for name, tensor in reader.state_dict().items()
-            if name.startswith(("vision_tower.", "text_tower."))
-        }
-        wrong = sorted(name for name, shape in expected.items() if name not in state or state[name].shape != shape)
-        if wrong:
-            raise ValueError(f"Tensors of the towers that this CLIP lacks, or has in other shapes: {wrong}.")
-        reader.load_state_dict(state, strict=False)
+        for tower, parts in (
+            (reader.vision_tower, ("vision_model.", "visual_projection.")),
+            (reader.text_tower, ("text_model.", "text_projection.")),
+        ):
+            state = {name: tensor for name, tensor in clip.state_dict().items() if name.startswith(parts)}
+            try:
+                tower.load_state_dict(state)
+            except RuntimeError as error:
+                raise ValueError(f"This CLIP does not fit the configuration: {error}") from error
         return reader.to(clip.device).eval()
 
     def get_input_embeddings(self) -> nn.Module:
@@ -718,10 +717,6 @@ def _resized(tensor: torch.Tensor, rows: list[int | None]) -> torch.Tensor:
 
 def _like(parameter: nn.Parameter, values: torch.Tensor) -> nn.Parameter:
     return nn.Parameter(values, requires_grad=parameter.requires_grad)
-
-
-def _tower_of(name: str) -> str:
-    return "vision_tower" if name.startswith("vis") else "text_tower"
 
 
 __all__ = ["Clip4STRForSceneTextRecognition", "Clip4STROutput", "Clip4STRPreTrainedModel", "sample_permutations"]
