@@ -119,12 +119,11 @@ def load(arguments: argparse.Namespace):
                 folder.mkdir(parents=True, exist_ok=True)
         if arguments.card and arguments.card.exists():
             load_card(arguments.card)
-        precision = {"dtype": arguments.dtype} if arguments.dtype else {}
         own = {name: rows for name, rows in words.items() if rows is not None and not benchmarks.get(name)}
         splits = {name: str(rows.split or "train") for name, rows in own.items()}
         if arguments.split is None:  # what the library calls "train" may have no splits
             splits = {name: split for name, split in splits.items() if split != "train"}
-        return *load_reader(arguments.model, arguments.device, **precision), words, sources, splits
+        return *load_reader(arguments.model, arguments.device, dtype=arguments.dtype), words, sources, splits
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library, no matplotlib
         sys.exit(str(error))
 
@@ -194,7 +193,10 @@ def main() -> int:
         from clip4str_hf.metrics.plots import save_plots
 
         save_plots(sets, arguments.plots)
-    return 1 if unreadable else 0
+    empty = [name for name, found in sets.items() if found and not any(figures["words"] for figures in found.values())]
+    for name in empty:
+        print(f"{name}: no label counts under charset {' or '.join(arguments.charset)}", file=sys.stderr)
+    return 1 if unreadable or empty else 0
 
 
 if __name__ == "__main__":

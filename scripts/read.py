@@ -17,6 +17,10 @@ from clip4str_hf.data.arguments import require_at_least
 from clip4str_hf.reading import find_images, load_reader, read_images
 
 
+# Of a file name, so that every answer is one line of three columns.
+ESCAPES = str.maketrans({"\t": "\\t", "\n": "\\n", "\r": "\\r"})
+
+
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("paths", nargs="*", metavar="IMAGE_OR_FOLDER", help="folders are searched for images")
@@ -44,12 +48,15 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def open_list(name: str | None) -> Iterable[str]:
+    """A list of files, opened at once; without a name it is empty."""
     if name is None:
         return ()
+    # Names may hold any bytes, also a carriage return; a list may begin with a byte order mark.
+    options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
     if name == "-":
-        sys.stdin.reconfigure(encoding="utf-8", errors="surrogateescape")
+        sys.stdin.reconfigure(**options)
         return sys.stdin
-    return open(name, encoding="utf-8", errors="surrogateescape")
+    return open(name, **options)
 
 
 def main() -> int:
@@ -70,15 +77,14 @@ def main() -> int:
 
     if not files and arguments.files_from is None:
         return 1
-    precision = {"dtype": arguments.dtype} if arguments.dtype else {}
     try:
         listed = open_list(arguments.files_from)
-        reader = load_reader(arguments.model, arguments.device, **precision)
+        reader = load_reader(arguments.model, arguments.device, dtype=arguments.dtype)
     except (OSError, ValueError) as error:
         sys.exit(str(error))
     options = {"rotate_vertical": arguments.rotate}
     options |= {"batch_size": arguments.batch_size, "num_workers": arguments.num_workers}
-    paths = (line.rstrip("\n") for line in listed)
+    paths = (line.rstrip("\n").removesuffix("\r") for line in listed)
     readings = read_images(chain(files, filter(None, paths)), *reader, **options)
     total = len(files) if arguments.files_from is None else None
     # On a terminal the answers themselves show the progress.
@@ -89,7 +95,8 @@ def main() -> int:
         elif arguments.json:
             print(json.dumps(reading), flush=True)
         else:
-            print(reading["file"], reading["text"], f"{reading['score']:.4f}", sep="\t", flush=True)
+            name = reading["file"].translate(ESCAPES)
+            print(name, reading["text"], f"{reading['score']:.4f}", sep="\t", flush=True)
     return 1 if problems else 0
 
 

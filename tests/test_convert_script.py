@@ -135,15 +135,17 @@ def damaged(path):
     ("make", "reason"),
     [
         (lambda path: None, "No such file"),
-        (lambda path: path.write_bytes(b""), ""),
-        (lambda path: path.write_text("a text, no checkpoint"), ""),
-        (damaged, ""),
+        (lambda path: path.write_bytes(b""), "is damaged or holds more than tensors and plain values (EOFError)"),
+        (lambda path: path.write_text("a text, no checkpoint"), "is damaged or holds more than tensors"),
+        (damaged, "is damaged or holds more than tensors"),
         (lambda path: torch.save([1, 2], path), "holds a list"),
         (lambda path: torch.save({"state_dict": None}, path), "holds a NoneType as state_dict"),
-        (lambda path: torch.save({"epoch": 3}, path), "are not tensors"),
+        (lambda path: torch.save({"epoch": 3}, path), "are not names of tensors"),
+        (lambda path: torch.save({0: torch.ones(1)}, path), "[0] are not names of tensors"),
+        (lambda path: torch.save({"clip_model.visual.conv1.weight": torch.ones(3)}, path), "(3,) has 1 dimensions"),
         (lambda path: torch.save({"weight": torch.ones(1)}, path), "no CLIP4STR checkpoint"),
     ],
-    ids=["missing", "empty", "text", "damaged", "list", "nothing", "no tensors", "another model"],
+    ids=["missing", "empty", "text", "damaged", "list", "nothing", "no tensors", "no names", "flat", "another model"],
 )
 def test_what_is_no_checkpoint_is_named(convert, make, reason, tmp_path):
     make(tmp_path / "some.ckpt")

@@ -293,6 +293,14 @@ def test_results_tell_the_split_of_words_that_have_several(runs, split, name):
     assert results["options"]["splits"] == {name: split}
 
 
+def test_a_set_of_which_nothing_counts_is_a_failure(tmp_path):
+    write_lmdb(tmp_path / "set", [(image("word_270.webp"), "!!!")])
+    run = python(tmp_path / "home", SCRIPT, "--data", f"marks={tmp_path / 'set'}", "--card", tmp_path / "README.md")
+    assert run.returncode == 1
+    assert run.stderr == "marks: no label counts under charset 36\n"
+    assert "metrics" not in ModelCard.load(tmp_path / "README.md").data.to_dict()
+
+
 def test_the_misreads_of_an_evaluation_that_breaks_off_are_kept(tmp_path, capsys):
     misreads_file = runpy.run_path(str(SCRIPT))["misreads_file"]
     with pytest.raises(KeyboardInterrupt), misreads_file(tmp_path / "misreads.jsonl") as list_misread:

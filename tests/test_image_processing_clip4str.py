@@ -167,6 +167,20 @@ def test_the_exif_orientation_is_applied(tmp_path, word):
         same(image, upright)
 
 
+@pytest.mark.parametrize("suffix", ["jpg", "png", "webp"])
+def test_an_image_with_damaged_exif_data_is_read_as_it_lies(tmp_path, word, suffix):
+    path = tmp_path / f"damaged.{suffix}"
+    word.save(path, exif=b"Exif\x00\x00garbage" * 3)
+    with Image.open(path) as image:
+        lying = image.convert("RGB")
+    same(path, lying)
+
+
+def test_one_image_is_asked_for_by_fetch_rgb(word):
+    with pytest.raises(ValueError, match=r"One image is accepted, got 2\."):
+        Clip4STRImageProcessor().fetch_rgb([word, word])
+
+
 def test_arrays_and_tensors_of_every_layout_are_read(word):
     array = np.asarray(word)
     tensor = torch.tensor(array)

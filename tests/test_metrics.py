@@ -266,6 +266,7 @@ def test_words_are_read_once_for_all_charsets_wherever_they_come_from(reader, mo
     rows.append({"image": {"bytes": encoded.getvalue()[:60], "path": "cut.png"}, "text": "cut"})
     rows.append({"image": {"bytes": b"text", "path": None}, "text": None})
     rows.append({"image": None, "text": "none"})
+    rows.append({"image": words["image"][0], "text": None})
     images_read = 0
     generate = reader[0].generate
 
@@ -276,21 +277,25 @@ def test_words_are_read_once_for_all_charsets_wherever_they_come_from(reader, mo
 
     monkeypatch.setattr(reader[0], "generate", counted)
     found = evaluate_words(iter(rows), *reader, (36, 94), batch_size=5, report=problems.append)
-    assert images_read == 12
+    assert images_read == 13
     for charset in ("36", "94"):
         assert found[charset]["word_accuracy"] == pytest.approx(10 / 12)
         assert found[charset]["one_minus_ned"] == pytest.approx(1 - (1 / 5 + 1 / 8) / 12)
         assert found[charset]["mean_confidence"] == pytest.approx(np.mean([reading["score"] for reading in read]))
-    counts = {"words": 12, "unreadable": 2, "empty_labels": 1, "long_labels": 0}
+    counts = {"words": 12, "unreadable": 2, "empty_labels": 2, "long_labels": 0}
     assert counts.items() <= found["94"].items()
-    misread, unreadable = problems[:-3], problems[-3:]
+    misread, unreadable = problems[:-4], problems[-4:]
     assert [(row["row"], row["label"], row["text"]) for row in misread] == [
         (3, "Exits", "Exit"),
         (6, "SEPHORAS", "SEPHORA"),
     ]
     assert [row["charsets"] for row in misread] == [["36", "94"]] * 2
-    assert [(row["row"], row["image"]) for row in unreadable] == [(12, "cut.png"), (13, None), (14, None)]
-    assert [row["error"] for row in unreadable[1:]] == ["this is no image", "there is no image"]
+    assert [(row["row"], row["image"]) for row in unreadable] == [(12, "cut.png"), (13, None), (14, None), (15, None)]
+    assert [row["error"] for row in unreadable[1:]] == [
+        "this is no image",
+        "there is no image",
+        "the label is missing or no UTF-8",
+    ]
 
     # Options of generate go through; labels may be as long as the reader's own.
     options = []

@@ -160,6 +160,9 @@ def test_a_list_names_the_images(checkpoint, images, tmp_path):
     )
     assert listed.returncode == 1 and listed.stdout.startswith(os.fsencode(images / "a.jpg"))
     assert len(listed.stderr.splitlines()) == 1  # an empty line names no file
+    (tmp_path / "list.txt").write_bytes(b"\xef\xbb\xbf" + os.fsencode(images / "a.jpg") + b"\r\n")
+    marked = read("--model", checkpoint, "--files-from", tmp_path / "list.txt")
+    assert marked.stdout.startswith(str(images / "a.jpg")) and marked.returncode == 0
     assert "absent.txt" in read("--model", checkpoint, "--files-from", tmp_path / "absent.txt").stderr
 
 
@@ -168,6 +171,23 @@ def test_a_folder_is_searched_for_images_only(images):
     assert find_images(images / "notes.txt") == [images / "notes.txt"]
     with pytest.raises(FileNotFoundError, match=r"missing\.png: no such file or folder"):
         find_images(images / "missing.png")
+
+
+def test_links_of_a_folder_are_followed_once(images, tmp_path):
+    (tmp_path / "other").symlink_to(images)
+    (tmp_path / "above").symlink_to(tmp_path)
+    (tmp_path / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    found = find_images(tmp_path)
+    assert len(found) == len(WORDS) + 1
+    assert tmp_path / "gone.png" in found and tmp_path / "other" / "a.jpg" in found  # the reader says what is missing
+
+
+def test_a_name_with_tabs_and_line_breaks_stays_in_its_column(checkpoint, images, tmp_path):
+    name = tmp_path / "a\tb\nc.png"
+    name.write_bytes((images / "b.png").read_bytes())
+    (line,) = read("--model", checkpoint, name).stdout.splitlines()
+    assert line.split("\t")[0] == f"{tmp_path}/a\\tb\\nc.png"
+    assert json.loads(read("--model", checkpoint, "--json", tmp_path).stdout)["file"] == str(name)
 
 
 def test_files_are_opened_no_more_than_two_batches_ahead(reader, images):

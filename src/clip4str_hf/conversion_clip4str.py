@@ -56,27 +56,28 @@ def load_original_checkpoint(path: str | os.PathLike, allow_pickle: bool = False
             Whether the file may run code of its own. Only for files whose author you trust; a warning is issued.
 
     Raises:
+        OSError: if the file cannot be opened.
         ValueError: if the file is not a checkpoint, or holds more than tensors and plain values.
     """
     if allow_pickle:
         warnings.warn(f"{path} is unpickled without limits: it can run any code on this machine.", stacklevel=2)
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=not allow_pickle)
-    except OSError:
-        raise
-    except Exception as error:  # torch and pickle may raise anything on a file that is not theirs
-        raise ValueError(
-            f"{path} is damaged or holds more than tensors and plain values ({error}). "
-            "If you trust its maker, allow pickle explicitly."
-        ) from error
+    with open(path, "rb") as file:
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=not allow_pickle)
+        except Exception as error:  # torch and pickle may raise anything on a file that is not theirs
+            advice = "" if allow_pickle else " If you trust its maker, allow pickle explicitly."
+            raise ValueError(
+                f"{path} is damaged or holds more than tensors and plain values "
+                f"({str(error) or type(error).__name__}).{advice}"
+            ) from error
     if not isinstance(checkpoint, dict):
         raise ValueError(f"{path} holds a {type(checkpoint).__name__}, not a dictionary of tensors.")
     state = checkpoint.get("state_dict", checkpoint)
     if not isinstance(state, dict):
         raise ValueError(f"{path} holds a {type(state).__name__} as state_dict, not a dictionary of tensors.")
-    wrong = [name for name, value in state.items() if not isinstance(value, torch.Tensor)]
+    wrong = [name for name, value in state.items() if not (isinstance(name, str) and isinstance(value, torch.Tensor))]
     if wrong:
-        raise ValueError(f"{path} holds no weights: {wrong[:5]} are not tensors.")
+        raise ValueError(f"{path} holds no weights: {wrong[:5]} are not names of tensors.")
     hyper_parameters = checkpoint.get("hyper_parameters", {}) if "state_dict" in checkpoint else {}
     if not isinstance(hyper_parameters, Mapping):
         raise ValueError(f"{path} holds a {type(hyper_parameters).__name__} as hyper_parameters, not a dictionary.")
@@ -116,10 +117,13 @@ def convert_original_checkpoint(state: dict, hyper_parameters: dict | None = Non
     return model.eval()
 
 
-def _shape(state, name):
+def _shape(state, name, dimensions=2):
     if name not in state:
         raise ValueError(f"This is no CLIP4STR checkpoint: it has no tensor {name!r}.")
-    return state[name].shape
+    shape = state[name].shape
+    if len(shape) != dimensions:
+        raise ValueError(f"misshapen: {name} {tuple(shape)} has {len(shape)} dimensions instead of {dimensions}.")
+    return shape
 
 
 def _depth(state, prefix):
@@ -140,7 +144,7 @@ def _read_tower(state, prefix, width):
 
 
 def _read_vision(state):
-    width, _, _, patch = _shape(state, "clip_model.visual.conv1.weight")
+    width, _, _, patch = _shape(state, "clip_model.visual.conv1.weight", dimensions=4)
     patches = _shape(state, "clip_model.visual.positional_embedding")[0] - 1
     grid = round(patches**0.5)
     if grid**2 != patches:
@@ -170,7 +174,7 @@ def _read_config(state, hyper):
         text_config=text,
         vision_config=vision,
         charset=charset,
-        max_label_length=_shape(state, "visual_decoder.pos_queries")[1] - 1,
+        max_label_length=_shape(state, "visual_decoder.pos_queries", dimensions=3)[1] - 1,
         caption_context_length=hyper.get("context_length", 16),
         decoder_layers=_depth(state, "visual_decoder.layers."),
         decoder_attention_heads=hyper.get("dec_num_heads", 8),
@@ -190,7 +194,8 @@ def _rename(name, tensor):
         new_name = re.sub(pattern, replacement, new_name)
     if name in _TRANSPOSED:
         tensor = tensor.T
-    if ".in_proj_" not in new_name:
+    # A tensor without three parts stays whole and is reported as unknown.
+    if ".in_proj_" not in new_name or tensor.ndim == 0 or tensor.shape[0] % 3:
         return [(new_name, tensor.contiguous())]
     parts = zip("qkv", tensor.chunk(3))
     return [(new_name.replace("in_proj_", f"{letter}_proj."), part.contiguous()) for letter, part in parts]

@@ -4,6 +4,7 @@
 import base64
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from io import BytesIO
 
 import numpy as np
@@ -168,7 +169,8 @@ def _open(source: str) -> Image.Image:
     else:
         file = source
     with Image.open(file) as image:
-        return ImageOps.exif_transpose(image)
+        image.load()
+    return image
 
 
 def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Image.Image:
@@ -179,7 +181,8 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Im
         ValueError: if it has no pixels, or values or a shape that cannot be those of an image.
     """
     if isinstance(image, Image.Image):
-        image = ImageOps.exif_transpose(image)
+        with suppress(Exception):  # an image whose EXIF data are damaged is read as it lies
+            image = ImageOps.exif_transpose(image)
     else:
         image = _from_array(image, input_data_format)
     if 0 in image.size:

@@ -58,23 +58,46 @@ def load_reader(
 
 def find_images(path: str | os.PathLike) -> list[Path]:
     """
-    The image files at `path`: the file itself, or all image files below a folder, sorted.
+    The image files at `path`: the file itself, or all image files below a folder, sorted. Links are followed.
 
     Args:
         path (`str` or `os.PathLike`): a file of any name, or a folder, whose files are chosen by their suffix.
 
     Raises:
         FileNotFoundError: if there is no such path, or the folder has no images.
+        OSError: if a folder cannot be listed.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
-    files = sorted(file for file in path.rglob("*") if is_image_name(file) and file.is_file())
+    files = sorted(Path(folder, name) for folder, names in walk_files(path) for name in names if is_image_name(name))
     if not files:
         raise FileNotFoundError(f"{path}: no images in this folder")
     return files
+
+
+def walk_files(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
+    """
+    Each folder at and below `root` once, with the names of its files. Links to folders are followed, also those that
+    lead back to a folder above.
+
+    Raises:
+        OSError: if a folder cannot be listed.
+    """
+
+    def fail(error: OSError):
+        raise error
+
+    seen = set()
+    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+        place = os.path.realpath(folder)
+        if place in seen:
+            folders.clear()
+        else:
+            seen.add(place)
+            yield folder, names
 
 
 def is_image_name(name: str | os.PathLike) -> bool:
@@ -217,4 +240,4 @@ def _read_batch(batch, parts, model, post_process, generate_options) -> Iterator
             yield item, max(islice(readings, len(pixel_values)), key=itemgetter("score"))
 
 
-__all__ = ["find_images", "is_image_name", "load_reader", "read_images", "read_items"]
+__all__ = ["find_images", "is_image_name", "load_reader", "read_images", "read_items", "walk_files"]

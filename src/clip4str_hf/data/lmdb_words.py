@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from datasets import Dataset, Features, Image, IterableDataset, Value
 
+from ..reading import walk_files
+
 
 FEATURES = Features({"image": Image(decode=False), "text": Value("string")})
 
@@ -56,8 +58,7 @@ def find_lmdbs(root: str | os.PathLike) -> list[Path]:
     Returns:
         `list[Path]`: empty if there are none.
     """
-    walk = os.walk(root, followlinks=True)
-    return sorted(Path(folder) for folder, _, files in walk if "data.mdb" in files)
+    return sorted(Path(folder) for folder, names in walk_files(root) if "data.mdb" in names)
 
 
 def load_lmdb(

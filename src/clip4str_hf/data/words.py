@@ -29,7 +29,7 @@ from datasets import (
 from datasets.exceptions import DatasetGenerationError
 
 from ..image_processing_clip4str import to_rgb
-from ..reading import is_image_name
+from ..reading import is_image_name, walk_files
 from ..tokenization_clip4str import Clip4STRTokenizer
 from .lmdb_words import FEATURES, load_lmdb, num_shards
 
@@ -238,11 +238,11 @@ def _kind(source: str | os.PathLike) -> str:
         if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") > 1:
             raise ValueError(f"{source}: no such file or folder, and no Hub id.")
         return "Hub id"
-    if path.is_file() and path.suffix == ".parquet":
+    if path.is_file() and path.suffix.lower() == ".parquet":
         return "parquet file"
     if any(Path(path, name).is_file() for name in ("state.json", "dataset_dict.json")):
         return "saved"
-    found = {_mark(name) for _, _, files in os.walk(path, followlinks=True) for name in files}
+    found = {_mark(name) for _, names in walk_files(path) for name in names}
     # A repository of parquet files may hold pictures as well, but no metadata for them.
     marks = {"data": "lmdb", "metadata": "folder", "parquet": "parquet folder", "image": "folder"}
     kinds = [kind for mark, kind in marks.items() if mark in found]
@@ -264,7 +264,7 @@ def _mark(name: str) -> str | None:
         return "data"
     if name in METADATA_NAMES:
         return "metadata"
-    if name.lower().endswith(".parquet"):
+    if name.endswith(".parquet"):  # the library finds no others in a folder
         return "parquet"
     return "image" if is_image_name(name) else None
 

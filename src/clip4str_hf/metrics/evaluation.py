@@ -2,10 +2,11 @@
 """Evaluation of a reader on labelled words, and its report."""
 
 from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
 
-from datasets import Image
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
+from ..data.words import read_image_bytes
 from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
@@ -58,9 +59,9 @@ def evaluate_words(
         ValueError: if there is no such charset, `batch_size` is below 1 or `num_workers` below 0.
     """
     longest = max(MAX_LABEL_LENGTH, model.config.max_label_length)
-    names = {size: name for name, size in CHARSET_SIZES.items()}
     tallies = {
-        names.get(size, size): WordTally(size, longest, WordAnalysis() if analyze else None) for size in charset_sizes
+        "exact" if size is None else str(size): WordTally(size, longest, WordAnalysis() if analyze else None)
+        for size in charset_sizes
     }
     readings = read_items(words, open_word, model, processor, batch_size, num_workers, **generate_options)
     for row, (word, reading) in enumerate(readings):
@@ -70,6 +71,8 @@ def evaluate_words(
         problem = {"row": row, "image": _path(word["image"]), "label": label}
         if "error" in reading:
             report(problem | reading)
+        elif label is None:
+            report(problem | {"error": "the label is missing or no UTF-8"})
         elif misread:
             report(problem | {"text": text, "score": score, "charsets": misread})
     return {name: tally.results() for name, tally in tallies.items()}
@@ -138,7 +141,7 @@ def open_word(word: dict):
     if not isinstance(image, dict):
         return image
     try:
-        return Image().decode_example(image)
+        return Image.open(BytesIO(read_image_bytes(image)))
     except UnidentifiedImageError:  # whose own message may hold the address of an object
         raise ValueError("this is no image") from None
 

@@ -64,8 +64,10 @@ def add_results(card: ModelCard, results: list[EvalResult]):
 
     Args:
         card (`ModelCard`): changed in place.
-        results (`list[EvalResult]`): what was measured.
+        results (`list[EvalResult]`): what was measured; with none the card stays as it is.
     """
+    if not results:
+        return
     same_words = {_words(result): result.dataset_name for result in results}
     measured = {_identity(result) for result in results}
     kept = [

@@ -14,7 +14,7 @@ evaluated too:
   length of the longer of both (ICDAR 2019's normalised edit distance). All means are over the words counted.
 
 PARSeq applies the rules for white space and NFKD to labels only; here they apply to predictions as well, which changes
-nothing for a reader of ASCII characters.
+nothing for a reader of ASCII characters. PARSeq reads images as they lie, here their EXIF orientation is followed.
 """
 
 import string
