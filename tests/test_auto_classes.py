@@ -38,4 +38,3 @@ def test_registering_twice_changes_nothing():
     before = registered()
     register()
     assert registered() == before
-    test_an_auto_class_loads_this_package_s_class("AutoModel", "Clip4STRForSceneTextRecognition")

@@ -494,7 +494,7 @@ def test_a_logits_processor_holds_for_both_branches_and_every_pass(reader, words
 
 
 @pytest.mark.parametrize("options", SOME_MODES, ids=str)
-def test_a_lexicon_limits_the_texts(reader, parity_small, words, options):
+def test_a_lexicon_limits_the_texts(reader, words, options):
     lexicon = ["Exit", "STOP", "24h", "Coffin", "Kitchen"]
     spelt = [[95, *ids_of(reader, word), 0] for word in lexicon]
 
@@ -608,7 +608,7 @@ def test_forward_reads_with_the_generation_configuration(reader, words):
     assert reader(words).logits.equal(read(reader, words, refine_iters=2).logits)
 
 
-def test_a_deep_decoder_refines_with_a_content_stream_that_sees_the_same(words):
+def test_a_deep_decoder_refines_with_a_content_stream_that_sees_the_same():
     """Content and queries have one mask."""
     model = tiny_model(decoder_layers=2)
     pixel_values = torch.randn(4, 3, 32, 32)

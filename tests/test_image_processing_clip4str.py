@@ -236,7 +236,7 @@ def test_paths_and_data_urls_are_read(tmp_path, word):
         same(f"data:{kind};base64," + base64.b64encode(path.read_bytes()).decode(), word)
 
 
-def test_http_urls_are_read(tmp_path, word):
+def test_http_urls_are_read(word):
     clear = io.BytesIO()
     Image.new("RGBA", WHITE.size, (0, 0, 0, 0)).save(clear, "png")
 

@@ -54,7 +54,7 @@ def test_what_is_changed_while_loading_changes_what_follows_from_it(tmp_path):
         Clip4STRConfig.from_pretrained(tmp_path, charset="")
 
 
-def test_the_token_ids_follow_from_the_charset(tmp_path):
+def test_the_token_ids_follow_from_the_charset():
     config = tiny_config(charset="abc", eos_token_id=7, bos_token_id=8, pad_token_id=9)
     assert (config.eos_token_id, config.bos_token_id, config.pad_token_id) == (0, 4, 5)
     assert (config.num_classes, config.vocab_size) == (4, 6)
@@ -341,7 +341,7 @@ def test_images_of_another_shape_are_refused(model):
             model(torch.zeros(shape))
 
 
-def test_an_image_need_not_be_square(pixel_values, tmp_path):
+def test_an_image_need_not_be_square(tmp_path):
     square = tiny_model()
     square.save_pretrained(tmp_path)
     wide = Clip4STRForSceneTextRecognition.from_pretrained(tmp_path, image_size=[16, 64])

@@ -110,7 +110,7 @@ def test_what_cannot_be_read_is_named_and_the_rest_is_read(checkpoint, images, t
         assert sum(line.startswith(f"{path}: ") for line in messages) == 1
 
 
-def test_without_images_or_model_there_is_a_message(checkpoint, images, tmp_path):
+def test_without_images_or_model_there_is_a_message(images, tmp_path):
     usage = read()
     assert (usage.returncode, usage.stdout) == (2, "")
     assert "usage: read.py" in usage.stderr
@@ -132,7 +132,7 @@ def test_weights_that_were_cut_off_are_a_message(checkpoint, images, tmp_path):
     assert "cut cannot be loaded on cpu" in found.stderr and "Traceback" not in found.stderr
 
 
-def test_weights_that_are_missing_are_a_message(reader, checkpoint, images, tmp_path):
+def test_weights_that_are_missing_are_a_message(checkpoint, tmp_path):
     shutil.copytree(checkpoint, tmp_path / "part")
     config = json.loads((tmp_path / "part" / "config.json").read_text())
     (tmp_path / "part" / "config.json").write_text(json.dumps(config | {"decoder_layers": 3}))

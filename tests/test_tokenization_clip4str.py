@@ -76,7 +76,7 @@ def test_decoding_stops_at_the_first_end_and_skips_what_is_no_character(tokenize
         tokenizer.decode([97])
 
 
-def test_punctuation_is_not_tidied(tokenizer):
+def test_punctuation_is_not_tidied():
     spaced = Clip4STRTokenizer(charset=ASCII + " ")
     for label in ("a .", " do n't ", "x , y !", "  "):
         assert spaced.decode(spaced(label).input_ids) == label

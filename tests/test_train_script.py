@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """`scripts/train.py`: three ways to start; the same result from the same seed, after a break too; two processes."""
 
+import functools
 import json
 import os
 import runpy
@@ -163,8 +164,18 @@ def test_gives_a_trained_reader_wider_images(tmp_path, tiny):
 @pytest.mark.skipif(is_torch_bf16_gpu_available(), reason="half precision of the GPU is taken")
 def test_trains_in_half_precision_on_a_cpu_that_has_it(tmp_path, tiny, monkeypatch):
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True}, raising=False)
+    forward, seen = Clip4STRForSceneTextRecognition.forward, set()
+
+    @functools.wraps(forward)
+    def watched(self, *args, **kwargs):
+        autocast = torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu")
+        seen.add((autocast, self.config._attn_implementation))
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(Clip4STRForSceneTextRecognition, "forward", watched)
     options = ["--config_name", tiny, *RENDERED, *STEPS, "--max_steps", "2", "--per_device_train_batch_size", "4"]
     train(*options, "--output_dir", tmp_path / "out")
+    assert seen == {(torch.bfloat16, "eager")}
     assert {tensor.dtype for tensor in weights(tmp_path / "out").values()} == {torch.float32}
 
 
@@ -319,7 +330,7 @@ def test_validates_on_the_validation_split(tmp_path, workers):
         load(script, **source | {"validation_data": str(tmp_path / "other")})
 
 
-def test_a_configuration_is_of_sets_of_the_hub(tmp_path, monkeypatch):
+def test_a_configuration_is_of_sets_of_the_hub(monkeypatch):
     script, asked = runpy.run_path(str(SCRIPT)), {}
 
     def fake_load_words(source, *args, name=None, **options):

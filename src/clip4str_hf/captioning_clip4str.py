@@ -171,7 +171,7 @@ class Clip4STRCaptioner(nn.Module):
         return tokens.masked_fill(columns > count + 1, 0)
 
 
-def read_merges(num_merges: int, vocab_size: int, path: Path = MERGES_FILE) -> tuple[torch.Tensor, torch.Tensor]:
+def read_merges(num_merges: int, vocab_size: int) -> tuple[torch.Tensor, torch.Tensor]:
     """
     The first `num_merges` merges of CLIP's merges file as a lookup table of pairs.
 
@@ -179,7 +179,7 @@ def read_merges(num_merges: int, vocab_size: int, path: Path = MERGES_FILE) -> t
         `(keys, ranks)`, both `torch.LongTensor` of shape `(num_merges,)`: `left * vocab_size + right` in ascending
         order, and the rank of each in the file.
     """
-    with gzip.open(path, "rt", encoding="utf-8") as file:
+    with gzip.open(MERGES_FILE, "rt", encoding="utf-8") as file:
         next(file)
         pairs = [tuple(next(file).split()) for _ in range(num_merges)]
     symbols = [*_symbol_of_byte().values()]

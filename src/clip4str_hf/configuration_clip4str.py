@@ -34,6 +34,8 @@ CUSTOM_PIPELINES = {
 DEFAULT_CHARSET = string.digits + string.ascii_lowercase + string.ascii_uppercase + string.punctuation
 DEFAULT_CAPTION_CHARSET = string.digits + string.ascii_lowercase
 CLIP_VOCAB_SIZE = 49_408
+# Of labels and targets at positions that losses pass over.
+IGNORE_INDEX = -100
 
 
 class Clip4STRConfig(PreTrainedConfig):

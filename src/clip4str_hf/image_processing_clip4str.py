@@ -75,6 +75,10 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
         """Whether an image of this size in pixels is turned to the left before it is squashed."""
         return self.do_align_long_axis and is_tall(height, width)
 
+    def turn_back(self, maps, height: int, width: int):
+        """Maps `(characters, rows, columns)`, a tensor, of an image of this size in pixels, turned as it stands."""
+        return maps.rot90(-1, (1, 2)) if self.is_turned(height, width) else maps
+
     def fetch_images(self, images) -> list:
         """
         A flat list of images. Those given by path or URL are opened; PIL images, arrays and tensors stay as they are.

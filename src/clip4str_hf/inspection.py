@@ -62,9 +62,7 @@ def read_in_steps(
         steps.append(Step(*(word for (word,) in words)))
     branch = "visual" if outputs.cross_attentions is None else "cross_modal"
     (maps,) = processor.post_process_attentions(outputs, branch)
-    if processor.image_processor.is_turned(image.height, image.width):
-        maps = maps.rot90(-1, (1, 2))
-    return steps, maps
+    return steps, processor.image_processor.turn_back(maps, image.height, image.width)
 
 
 def describe_changes(before: str, after: str) -> list[str]:

@@ -19,11 +19,8 @@ from transformers.utils import ModelOutput
 
 from .captioning_clip4str import Clip4STRCaptioner
 from .card_clip4str import TAGS, complete_card
-from .configuration_clip4str import Clip4STRConfig
+from .configuration_clip4str import IGNORE_INDEX, Clip4STRConfig
 from .generation_clip4str import Clip4STRGenerationMixin, after_end
-
-
-IGNORE_INDEX = -100
 
 
 @dataclass

@@ -273,8 +273,7 @@ class Clip4STRProcessor(ProcessorMixin):
     def _resize(self, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
         if not len(maps):  # an empty text, which `interpolate` refuses
             return maps.new_zeros(0, *size)
-        if self.image_processor.is_turned(*size):
-            maps = maps.rot90(-1, (1, 2))
+        maps = self.image_processor.turn_back(maps, *size)
         return torch.nn.functional.interpolate(maps[None], size=tuple(size), mode="bilinear")[0]
 
     @property

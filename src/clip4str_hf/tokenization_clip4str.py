@@ -9,7 +9,7 @@ from itertools import takewhile
 
 from transformers import PreTrainedTokenizer
 
-from .configuration_clip4str import DEFAULT_CHARSET, characters
+from .configuration_clip4str import DEFAULT_CHARSET, IGNORE_INDEX, characters
 
 
 VOCAB_FILES_NAMES = {"vocab_file": "vocab.json"}
@@ -221,7 +221,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
     def _decode(self, token_ids: int | list[int], *args, **kwargs) -> str:
         # Used by `decode` and `batch_decode`. Ids after the first [E] mean nothing, so no option shows them.
         token_ids = [token_ids] if isinstance(token_ids, int) else token_ids
-        skipped = (self.bos_token_id, self.pad_token_id, -100)  # -100: a position that the loss ignores
+        skipped = (self.bos_token_id, self.pad_token_id, IGNORE_INDEX)
         until_end = takewhile(lambda index: index != self.eos_token_id, token_ids)
         return "".join(self._convert_id_to_token(index) for index in until_end if index not in skipped)
 

@@ -110,22 +110,22 @@ class WordRenderer:
             raise ValueError(f"random_share={random_share} must be from 0 to 1.")
         self.fonts = find_fonts(fonts)
         self.plain_fonts = self.fonts if plain_fonts is None else find_fonts(plain_fonts)
-        self.charset = tuple(charset)
+        self.charset = "".join(charset)
         shaped = [character for character in self.charset if _needs_shaping(character)]
         if shaped:
             raise ValueError(
                 f"charset holds {shaped[:10]}, which join, stack or run from right to left: words are drawn letter by "
                 "letter here, and would not look as they are written. Use a text shaper, or photographs."
             )
-        if not "".join(self.charset).strip():
-            raise ValueError(f"charset={''.join(self.charset)!r} has nothing to draw.")
+        if not self.charset.strip():
+            raise ValueError(f"charset={self.charset!r} has nothing to draw.")
         self._allowed = set(self.charset)
         self._alphanumeric = [character for character in self.charset if character.isalnum()]
         self.max_length = max_length
         self.words = self._usable(words or ())
         if words is not None and not self.words:
             raise ValueError(
-                f"None of {len(words)} words is made of the charset {''.join(self.charset)!r} alone and of at most "
+                f"None of {len(words)} words is made of the charset {self.charset!r} alone and of at most "
                 f"{max_length} characters."
             )
         self.backgrounds = _find_backgrounds(backgrounds) if backgrounds is not None else []
@@ -201,7 +201,7 @@ class WordRenderer:
                 # Capitals may be other characters, and more of them ("ß", "SS").
                 if spelt is not None and len(spelt) <= longest and self._allowed.issuperset(spelt):
                     return font, spelt
-        raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {''.join(self.charset)!r}?")
+        raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {self.charset!r}?")
 
     def _text(self, rng, longest, random_share) -> str:
         if rng.random() < random_share or not self.words:
@@ -271,12 +271,12 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
 
 def find_complete_font(paths: Iterable[str | os.PathLike], characters: Iterable[str]) -> str:
     """The font file in `paths` that draws the most of the characters; raises what [`find_fonts`] raises."""
-    characters = tuple(characters)
+    characters = "".join(characters)
     return max(find_fonts(paths), key=lambda path: len(load_font(path, characters).advances))
 
 
 @cache
-def load_font(path: str, charset: tuple[str, ...]) -> Font:
+def load_font(path: str, charset: str) -> Font:
     """
     The font with those characters of the charset, and their capitals, that it draws in shapes of their own. Left out
     are empty shapes (but for the space), the box for a missing glyph, small letters in the shapes of capitals, and
@@ -286,7 +286,7 @@ def load_font(path: str, charset: tuple[str, ...]) -> Font:
     try:
         font = _sized_font(path, size)
         missing = _shape(font, "\U0010fffe")
-        shapes = {character: _shape(font, character) for character in {*charset, *"".join(charset).upper()}}
+        shapes = {character: _shape(font, character) for character in {*charset, *charset.upper()}}
     except (OSError, ValueError):  # a broken or a bitmap-only font draws nothing
         return Font(path, {})
     drawn = [c for c, shape in shapes.items() if c == " " or (shape[1] and shape != missing)]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from transformers import BatchFeature
 
-from ..modeling_clip4str import IGNORE_INDEX
+from ..configuration_clip4str import IGNORE_INDEX
 from ..processing_clip4str import Clip4STRProcessor
 
 

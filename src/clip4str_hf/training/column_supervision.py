@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import BatchFeature
 
-from ..modeling_clip4str import IGNORE_INDEX, Clip4STRForSceneTextRecognition
+from ..configuration_clip4str import IGNORE_INDEX
+from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from .collator import DataCollatorForTextRecognition
 from .reader_trainer import ReaderTrainer
 
