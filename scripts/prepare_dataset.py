@@ -10,7 +10,7 @@ import sys
 from datasets.exceptions import DatasetsError
 
 from clip4str_hf import Clip4STRTokenizer, default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, words_options
+from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.saving import FORMATS, check_folder, save_words
 from clip4str_hf.data.words import clean_words, load_words
 
@@ -34,7 +34,9 @@ def parse_arguments() -> argparse.Namespace:
         "--num-proc", type=int, help="processes that check; the words then pass through the cache of datasets"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace the words in OUTPUT")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    require_at_least(parser, arguments, num_proc=1)
+    return arguments
 
 
 def main() -> int:

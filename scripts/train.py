@@ -277,7 +277,11 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
         train_words, validation_words = load_data(arguments, processor, training.seed)
     augmentation, callbacks = None, []
     if arguments.augment:
-        augmentation = TextAugmentation(magnitude=arguments.augment_magnitude, seed=training.seed)
+        augmentation = TextAugmentation(
+            magnitude=arguments.augment_magnitude,
+            seed=training.seed,
+            do_align_long_axis=processor.image_processor.do_align_long_axis,
+        )
     if arguments.fonts:
         trainer_class = ColumnSupervisedTrainer
         num_columns = model.config.image_size[1] // model.config.vision_config.patch_size
@@ -385,6 +389,8 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
             "--save_total_limit 1 would keep the best checkpoint alone, and the same command would go on from there, "
             "although all is done: give at least 2, or --load_best_model_at_end False"
         )
+    if training.metric_for_best_model.removeprefix("eval_") not in ("loss", "word_accuracy", "one_minus_ned"):
+        return f"--metric_for_best_model {training.metric_for_best_model} is none: loss, word_accuracy, one_minus_ned"
     if data.fonts and training.ignore_data_skip:
         return "--ignore_data_skip does not apply: a run that goes on would begin with easy words again"
     if data.fonts and training.auto_find_batch_size:

@@ -214,6 +214,21 @@ def test_a_dataset_is_augmented_when_it_is_read(words):
         words.rename_column("image", "crop").with_transform(augmentation.transform)[0]
 
 
+def test_tall_images_are_turned_before_they_are_augmented(crops):
+    tall = crops[0].convert("RGB").resize((20, 40))
+    turned = TextAugmentation(seed=3, do_align_long_axis=True)
+    assert same(turned(tall, np.random.default_rng(0)), turned(tall.transpose(2), np.random.default_rng(0)))
+    assert not same(turned(tall), TextAugmentation(seed=3)(tall))
+
+
+def test_epochs_are_counted_where_a_dataset_has_copied_its_transform(words):
+    augmentation = TextAugmentation(num_operations=15, magnitude=10)
+    renamed = words.with_transform(augmentation.transform).rename_column("text", "label")
+    before = images_of(renamed)
+    augmentation.epoch = 1
+    assert images_of(renamed) != before
+
+
 def images_of(rows):
     return [row["image"].tobytes() for row in rows]
 

@@ -219,6 +219,14 @@ def test_unusable_input_is_named(tmp_path):
         WordRenderer([tmp_path / "broken.ttf"]).render(0)
 
 
+def test_words_that_are_left_out_are_counted_and_spaces_are_single(caplog):
+    renderer = WordRenderer(FONTS, ["WAY  OUT ", "ΟΔΟΣ"], charset="ABCDEFGHIJKLMNOPQRSTUVWXYZ ", random_share=0)
+    assert renderer.words == ["WAY OUT"]
+    assert "1 of 2 words are left out" in caplog.text
+    texts = [WordRenderer(FONTS, charset="AB ").render(index).text for index in range(60)]
+    assert any(" " in text for text in texts) and not any("  " in text for text in texts)
+
+
 def test_characters_that_no_font_has_are_named(caplog):
     WordRenderer(FONTS, charset="abЖ")
     assert not caplog.text

@@ -100,6 +100,7 @@ def test_the_generation_configuration_follows_what_is_overridden_in_loading(tmp_
     digits, longer = load(charset="0123456789"), load(max_label_length=30)
     assert (digits.generation_config.bos_token_id, digits.generation_config.pad_token_id) == (11, 12)
     assert longer.generation_config.max_length == 32
+    assert "max_label_length" not in longer.generation_config.to_dict()
     pixel_values = torch.zeros(1, 3, *digits.config.image_size)
     assert digits.generate(pixel_values).max() <= 12
     assert longer.generate(pixel_values, synced_gpus=True, max_length=None).shape[1] <= 32

@@ -196,6 +196,17 @@ def test_composed_and_decomposed_accents_are_the_same_label():
     assert Clip4STRTokenizer(charset=KOREAN).clean(unicodedata.normalize("NFD", "한국")) == "한국"
 
 
+def test_accents_that_the_charset_lacks_leave_their_letter():
+    capitals = Clip4STRTokenizer(charset="ΑΒΓΔΕΖΗΘΙΚΛΜΝΞΟΠΡΣΤΥΦΧΨΩ")
+    assert [capitals.clean(label) for label in ("Αθήνα", "ΕΛΛΆΣ")] == ["ΑΘΗΝΑ", "ΕΛΛΑΣ"]
+    assert Clip4STRTokenizer(charset="ежлка").clean("Ёлка") == "елка"
+
+
+def test_clean_labels_have_single_spaces_between_words():
+    spaced = Clip4STRTokenizer(charset=ASCII + " ")
+    assert [spaced.clean(label) for label in ("\u00a8A", "A \u00b4 B", "A 漢 B ")] == ["A", "A B", "A B"]
+
+
 def test_other_scripts_keep_their_characters_when_cleaned():
     for normalize_unicode in (True, False):
         greek = Clip4STRTokenizer(charset=GREEK, clean_labels=True, normalize_unicode=normalize_unicode)

@@ -132,6 +132,11 @@ def test_the_collator_makes_the_inputs_of_the_model(processor, words):
     assert list(DataCollatorForTextRecognition(processor, "picture", None)(renamed)) == ["pixel_values"]
     with pytest.raises(ValueError, match=r"No column 'image' among \['picture', 'word'\]"):
         DataCollatorForTextRecognition(processor)(renamed)
+    with pytest.raises(ValueError, match=r"No column 'text' among \['image'\]"):
+        DataCollatorForTextRecognition(processor)([words[0], {"image": words[1]["image"]}])
+    for label in (None, 7):
+        with pytest.raises(ValueError, match=f"The label of image 1 is {label}: a text is needed"):
+            DataCollatorForTextRecognition(processor)([words[0], words[1] | {"text": label}])
 
 
 def test_the_loss_falls_and_the_words_are_learnt(tmp_path, processor, words):

@@ -395,6 +395,17 @@ def test_words_of_several_kinds_are_not_read_in_part(tmp_path):
         load_words(tmp_path / "tables")
 
 
+def test_folders_and_files_beside_those_named_like_splits_are_not_left_out(tmp_path):
+    for name in ("plates", "plates-val"):
+        make_folder(tmp_path / "folders" / name, "file_name,text\na.png,one\n", "a.png")
+    (tmp_path / "files").mkdir()
+    for name in ("words-1", "words-eval"):
+        pq.write_table(pa.table({"image": [picture(1)], "text": ["one"]}), tmp_path / "files" / f"{name}.parquet")
+    for folder, left in (("folders", "plates/metadata.csv"), ("files", "words-1.parquet")):
+        with pytest.raises(ValueError, match=rf"named like splits \((validation|test)\), and \['.*/{left}'\] belong"):
+            load_words(tmp_path / folder)
+
+
 def test_what_went_wrong_in_the_library_is_said(tmp_path):
     make_folder(tmp_path / "words", "", "a.png").joinpath("metadata.csv").unlink()
     (tmp_path / "words" / "metadata.jsonl").write_text('{"file_name": "../a.png", "text": "a"}\n')

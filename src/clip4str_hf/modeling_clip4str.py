@@ -325,6 +325,8 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         # For loading its processor. Without the token: a model may be pickled and passed on.
         places = ("cache_dir", "local_files_only", "revision", "subfolder")
         model.loaded_from = {name: kwargs[name] for name in places if kwargs.get(name)}
+        for name in Clip4STRConfig.field_names() & kwargs.keys():  # which are no options of generation
+            model.generation_config.__dict__.pop(name, None)
         model.generation_config.update(**model._token_ids())  # the charset may differ from the saved one
         if "max_label_length" in kwargs:
             model.generation_config.update(max_length=model.config.max_label_length + 2, max_new_tokens=None)

@@ -113,10 +113,11 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
     def clean(self, label: str) -> str:
         """
         Reduces a label to characters that the model can read (the clean-up of the scene text recognition protocol).
-        Case is folded if the charset has letters of one case only; letters and their accents are composed (NFC) or
-        taken apart (NFD), whichever the charset holds; characters outside the charset become their ASCII look-alikes
-        (NFKD); and what is then still outside the charset is removed. With a charset that holds the space, words are
-        separated by one space, whatever white space stood between them, with none at the ends.
+        Case is folded if the charset has letters of one case only. Letters and their accents are composed (NFC) or
+        taken apart (NFD), whichever the charset holds, and accents that it lacks are left out. Other characters
+        outside the charset become their ASCII look-alikes (NFKD), and what is then still outside it is removed. With a
+        charset that holds the space, words are separated by one space, whatever white space stood between them, with
+        none at the ends.
 
         The result may be empty or too long; the tokenizer refuses both.
         """
@@ -125,7 +126,11 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             label = " ".join(label.split())
         # Character by character and only outside the charset, so that a charset of another script keeps its letters.
         label = "".join(char if char in self.vocab else self._replace(char) for char in label)
-        return "".join(char for char in label if char in self.vocab or (char.isspace() and not self.remove_whitespace))
+        label = "".join(
+            char for char in label if char in self.vocab or (char.isspace() and not self.remove_whitespace)
+        )
+        # Again, as look-alikes may hold spaces, and what is removed may leave two of them side by side.
+        return " ".join(label.split()) if " " in self.vocab else label
 
     def _replace(self, char: str) -> str:
         """The replacement of a character outside the charset: its parts if the charset has them, or its look-alike."""
@@ -134,6 +139,8 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             return parts
         if not self.normalize_unicode:
             return char
+        if parts[0] in self.vocab:
+            return "".join(part for part in parts if part in self.vocab)
         return self._fold(unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode())
 
     def __call__(self, text=None, *, padding=True, **kwargs):

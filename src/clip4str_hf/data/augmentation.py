@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from transformers import TrainerCallback
 
-from ..image_processing_clip4str import to_rgb
+from ..image_processing_clip4str import is_tall, to_rgb
 
 
 MAX_MAGNITUDE = 10
@@ -141,6 +141,8 @@ class TextAugmentation(TrainerCallback):
         magnitude (`float`, defaults to 5): their strength, 0 to 10. AutoContrast, Equalize and Invert have none.
         seed (`int`, defaults to 0): another seed gives other augmentations.
         image_column (`str`, defaults to `"image"`): the column that [`~TextAugmentation.transform`] augments.
+        do_align_long_axis (`bool`, defaults to `False`): whether tall images are turned to the left first, as an image
+            processor with this option does; afterwards they may be too wide for it to do so.
 
     Raises:
         ValueError: if `num_operations`, `magnitude` or `seed` is out of range.
@@ -153,7 +155,14 @@ class TextAugmentation(TrainerCallback):
     >>> trainer = Trainer(model, args, DataCollatorForTextRecognition(processor), words, callbacks=[augmentation])
     ```"""
 
-    def __init__(self, num_operations: int = 3, magnitude: float = 5, seed: int = 0, image_column: str = "image"):
+    def __init__(
+        self,
+        num_operations: int = 3,
+        magnitude: float = 5,
+        seed: int = 0,
+        image_column: str = "image",
+        do_align_long_axis: bool = False,
+    ):
         if not 0 <= num_operations <= len(OPERATIONS):
             raise ValueError(f"num_operations={num_operations} must lie in 0 to {len(OPERATIONS)}.")
         if not 0 <= magnitude <= MAX_MAGNITUDE:
@@ -164,7 +173,12 @@ class TextAugmentation(TrainerCallback):
         self.magnitude = magnitude
         self.seed = seed
         self.image_column = image_column
+        self.do_align_long_axis = do_align_long_axis
         self.epoch = 0
+
+    def __deepcopy__(self, memo) -> "TextAugmentation":
+        # A dataset copies its transform with itself now and then: the epochs would be counted elsewhere.
+        return self
 
     def __call__(self, image, generator: np.random.Generator | None = None) -> Image.Image:
         """
@@ -186,6 +200,8 @@ class TextAugmentation(TrainerCallback):
         image = to_rgb(image)
         if generator is None:
             generator = np.random.default_rng((self.seed, self.epoch, zlib.crc32(image.tobytes())))
+        if self.do_align_long_axis and is_tall(image.height, image.width):
+            image = image.transpose(Image.Transpose.ROTATE_90)
         operations = list(OPERATIONS.values())
         for index in generator.permutation(len(operations))[: self.num_operations]:
             if generator.random() < PROBABILITY:

@@ -4,6 +4,7 @@
 import io
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -123,10 +124,18 @@ class WordRenderer:
         self._alphanumeric = [character for character in self.charset if character.isalnum()]
         self.max_length = max_length
         self.words = self._usable(words or ())
+        num_words = len(words or ())
         if words is not None and not self.words:
             raise ValueError(
-                f"None of {len(words)} words is made of the charset {self.charset!r} alone and of at most "
+                f"None of {num_words} words is made of the charset {self.charset!r} alone and of at most "
                 f"{max_length} characters."
+            )
+        if len(self.words) < num_words:
+            logger.warning(
+                "%d of %d words are left out: they hold characters outside the charset, or more than %d characters.",
+                num_words - len(self.words),
+                num_words,
+                max_length,
             )
         self.backgrounds = _find_backgrounds(backgrounds) if backgrounds is not None else []
         self.random_share = random_share
@@ -146,7 +155,7 @@ class WordRenderer:
 
     def _usable(self, words):
         """The words of the charset, composed, in capitals or small letters where it has only these."""
-        composed = (unicodedata.normalize("NFC", word.strip()) for word in words)
+        composed = (unicodedata.normalize("NFC", _single_spaced(word)) for word in words)
         forms = ((word, word.upper(), word.lower()) for word in composed if word)
         found = (next(filter(self._allowed.issuperset, cases), None) for cases in forms)
         return [word for word in found if word is not None and len(word) <= self.max_length]
@@ -223,7 +232,7 @@ class WordRenderer:
         if rng.random() < 0.7:  # punctuation is a third of ASCII, and rare on signs
             alphabet = self._alphanumeric or alphabet
         text = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))
-        return text.strip() or self._random_text(rng, longest)  # nobody sees a space at an end
+        return _single_spaced(text) or self._random_text(rng, longest)
 
     def _number(self, rng, longest) -> str:
         length = min(rng.geometric(0.25), longest)
@@ -248,6 +257,11 @@ class WordRenderer:
         if rng.random() < 0.4 * difficulty:
             ground = ground + _grain(rng, size, rng.uniform(2, 25))
         return ground
+
+
+def _single_spaced(text: str) -> str:
+    """Nobody sees a space at an end, or how many there are between two words."""
+    return re.sub(r"\s+", " ", text.strip())
 
 
 def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:

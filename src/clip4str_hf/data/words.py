@@ -40,6 +40,9 @@ TEXT_TYPES = ("string", "large_string", "string_view")
 # The number of words whose images are in memory while they are checked.
 BATCH_WORDS = 100
 NAMES_KEPT = 10
+FOLDERS_ARE_NO_TEXTS = (
+    "Images need a metadata.csv with the columns file_name and text beside them; names of folders are no texts."
+)
 
 
 def load_words(
@@ -282,7 +285,7 @@ def _load(source, kind: str, choose_split: Callable, text_column, streaming, cac
         source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
     elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes the path for a pattern
         source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
-    return _load_built(source, choose_split, streaming, cache_dir, num_proc, **kwargs)
+    return _load_built(source, choose_split, streaming, cache_dir, num_proc, kind == "parquet folder", **kwargs)
 
 
 def _choose_split(source, split: str | None, default: str, splits: list[str]) -> str:
@@ -301,8 +304,12 @@ def _load_saved(path: Path, choose_split: Callable) -> Dataset:
     return saved
 
 
-def _load_built(source, choose_split: Callable, streaming, cache_dir, num_proc, **kwargs) -> Dataset | IterableDataset:
+def _load_built(
+    source, choose_split: Callable, streaming, cache_dir, num_proc, is_folder: bool, **kwargs
+) -> Dataset | IterableDataset:
     builder = load_dataset_builder(str(source), cache_dir=cache_dir, **kwargs)
+    if is_folder and not Path(source, "README.md").exists():  # which may say what belongs to which configuration
+        _check_covered(source, builder.config.data_files or {}, lambda name: name.endswith(".parquet"))
     split = choose_split([str(name) for name in builder.config.data_files or ()])
     if streaming:
         return builder.as_streaming_dataset(split=split)
@@ -317,6 +324,7 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     whole = {"train": "**"} if any((path / name).exists() for name in METADATA_NAMES) else None
     builder = load_dataset_builder("imagefolder", data_dir=escape(str(path)), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
+    _check_covered(path, data_files, lambda name: name in METADATA_NAMES)
     split = choose_split(list(data_files))
     listed = [file for file in data_files[split] if os.path.basename(file) in METADATA_NAMES]
     tables = [file for file in listed if os.path.basename(file) == "metadata.csv"]
@@ -325,10 +333,7 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
             f"{path}: {', '.join(listed)} are of several kinds: make all of them metadata.csv, or move some away."
         )
     if not listed:
-        raise ValueError(
-            f"{path}: images without texts. They need a metadata.csv with the columns file_name and text beside them; "
-            "names of folders are no texts."
-        )
+        raise ValueError(f"{path}: images without texts. {FOLDERS_ARE_NO_TEXTS}")
     if not tables:
         builder.download_and_prepare(num_proc=num_proc)
         return builder.as_dataset(split=split)
@@ -347,6 +352,23 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
         gen_kwargs={"tables": tables, "text_column": text_column, "version": builder.config_id},
         split=NamedSplit(split),
     )
+
+
+def _check_covered(path, data_files: dict[str, list[str]], holds_words: Callable[[str], bool]):
+    """The library takes files and folders named after splits, and leaves all others out without a word."""
+    taken = {os.path.realpath(file) for files in data_files.values() for file in files}
+    left = [
+        os.path.join(folder, name)
+        for folder, names in walk_files(path)
+        if not any(part.startswith((".", "__")) for part in Path(folder).relative_to(path).parts)
+        for name in names
+        if holds_words(name) and os.path.realpath(os.path.join(folder, name)) not in taken
+    ]
+    if left:
+        raise ValueError(
+            f"{path}: some of its files and folders are named like splits ({', '.join(map(str, data_files))}), and "
+            f"{sorted(left)[:5]} belong to none: give folders one by one, or rename them."
+        )
 
 
 def _columns_of_table(table: str) -> list[str]:
@@ -394,13 +416,15 @@ def _check_columns(source, columns, *names: str):
     for name in names:
         if name not in columns:
             raise ValueError(f"{source} has no column {name!r}, but {sorted(columns)}.")
+        if list(columns).count(name) > 1:
+            raise ValueError(f"{source} has several columns {name!r} among {sorted(columns)}.")
 
 
 def _check_texts(source, name: str, kind):
     if isinstance(kind, ClassLabel) or getattr(kind, "dtype", None) not in TEXT_TYPES:
         raise ValueError(
-            f"{source}: the column {name!r} must hold text, not {kind}. Images need a metadata.csv with the "
-            "columns file_name and text; names of folders are no texts."
+            f"{source}: the column {name!r} must hold text, not {kind}. "
+            + (FOLDERS_ARE_NO_TEXTS if isinstance(kind, ClassLabel) else "Save the texts as strings.")
         )
 
 

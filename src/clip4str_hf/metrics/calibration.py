@@ -53,8 +53,10 @@ def fit_temperature(words: Sequence[WordLogits]) -> float:
         `float`: for [`Clip4STRConfig`]'s `confidence_temperature`; above 1 if the reader is overconfident.
 
     Raises:
-        ValueError: if all words are right, or none is: then there is no such temperature.
+        ValueError: if there are no words, or all are right, or none is: then there is no such temperature.
     """
+    if not words:
+        raise ValueError("There are no words: no label counts, or no image can be read.")
     num_correct = sum(word.is_correct for word in words)
     if num_correct in (0, len(words)):
         raise ValueError(f"{num_correct} of {len(words)} words are right: words of both kinds are needed.")

@@ -37,17 +37,22 @@ class DataCollatorForTextRecognition:
         images = self._column(rows, self.image_column)
         if self.text_column is None:
             return self.processor(images=images, return_tensors="pt")
-        inputs = self.processor(images=images, text=self._column(rows, self.text_column), return_tensors="pt")
+        texts = self._column(rows, self.text_column)
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"The label of image {index} is {text!r}: a text is needed.")
+        inputs = self.processor(images=images, text=texts, return_tensors="pt")
         inputs["labels"] = inputs["labels"].masked_fill(
             inputs["labels"] == self.processor.tokenizer.pad_token_id, IGNORE_INDEX
         )
         return inputs
 
     def _column(self, rows, name):
-        if name not in rows[0]:
-            raise ValueError(
-                f"No column {name!r} among {sorted(rows[0])}: name it, and set remove_unused_columns=False."
-            )
+        for row in rows:
+            if name not in row:
+                raise ValueError(
+                    f"No column {name!r} among {sorted(row)}: name it, and set remove_unused_columns=False."
+                )
         return [row[name] for row in rows]
 
 
