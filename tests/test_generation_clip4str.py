@@ -305,7 +305,10 @@ def test_texts_can_be_shorter(reader, words, options):
     assert len(read_texts(reader, read(reader, words, max_length=27).sequences)[0]) == len("Chicken")
 
 
-@pytest.mark.parametrize("options", [{"max_length": 28}, {"max_new_tokens": 27}, {"max_length": 1}, {"max_length": 0}])
+@pytest.mark.parametrize(
+    "options",
+    [{"max_length": 28}, {"max_new_tokens": 27}, {"max_length": 1}, {"max_length": 0}, {"max_new_tokens": 3.0}],
+)
 def test_texts_cannot_be_longer_than_the_model_reads(reader, words, options):
     with pytest.raises(ValueError, match="this model reads sequences of 2 to 27 tokens"):
         reader.generate(words, **options)

@@ -145,7 +145,7 @@ except OSError as error:
     arguments = (json.dumps(FILES), json.dumps(names))
     readings, error = python(pushed, tmp_path / "home", HIDE + READ + code, *arguments)
     assert readings == [expected] * (len(names) + 1)
-    assert error.startswith("me/model-alone holds a model and no processor")
+    assert error.startswith("The processor of me/model-alone cannot be loaded, save or push it there too")
 
     first, again = pushed.files("me/model-first"), pushed.files("me/again")
     assert "[me/model-first](" in again.pop("README.md").decode()
@@ -173,7 +173,7 @@ print(json.dumps(errors))
 """
     of_reader, of_pipeline = python(pushed, tmp_path / "home", code, model, both)
     assert of_reader.startswith("me/model-first cannot be loaded on cpu")
-    assert of_pipeline.startswith("me/model-first holds a model and no processor")
+    assert of_pipeline.startswith("The processor of me/model-first cannot be loaded, save or push it there too")
 
 
 def test_what_is_pushed_is_whole_in_any_order(pushed):

@@ -10,7 +10,17 @@ import torch
 from conftest import spell, tiny_config, tiny_model
 from torch import nn
 from torch.distributed.fsdp import fully_shard
-from transformers import AutoConfig, AutoModel, CLIPConfig, CLIPModel, CLIPTextConfig
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoConfig,
+    AutoModel,
+    CLIPConfig,
+    CLIPModel,
+    CLIPTextConfig,
+)
+from transformers.masking_utils import eager_mask
+from transformers.models.clip.modeling_clip import eager_attention_forward as clip_eager_attention
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, optimizer_groups
 from clip4str_hf.modeling_clip4str import sample_permutations
@@ -93,6 +103,7 @@ def test_the_token_ids_follow_from_the_charset():
         ({"confidence_temperature": None}, "confidence_temperature=None must be a finite number"),
         ({"cross_modal_loss_weight": "1"}, "cross_modal_loss_weight='1' must be a finite number"),
         ({"decoder_dropout": None}, r"decoder_dropout=None must lie in \[0, 1\)"),
+        ({"detach_image_features": "no"}, "detach_image_features='no' must be True or False"),
         ({"image_size": 32.0}, r"image_size=\[32.0, 32.0\] must be"),
         ({"num_frozen_image_layers": -2}, "num_frozen_image_layers=-2 must lie between -1 and the tower's 2 layers"),
     ],
@@ -100,6 +111,21 @@ def test_the_token_ids_follow_from_the_charset():
 def test_a_configuration_that_does_not_fit_together_is_refused(fields, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(**fields)
+
+
+def test_a_configuration_that_was_changed_is_checked_where_it_is_used(tmp_path):
+    for name, value, message in (
+        ("charset", "abc", "do not belong to the 3 characters of the charset, which has been changed"),
+        ("image_size", 32, r"image_size=32 must be \[height, width\]"),
+        ("max_label_length", -3, "max_label_length=-3 must be a whole number"),
+    ):
+        config = tiny_config()
+        setattr(config, name, value)
+        with pytest.raises(ValueError, match=message):
+            Clip4STRForSceneTextRecognition(config)
+        with pytest.raises(ValueError, match=message):
+            config.save_pretrained(tmp_path)
+    assert not any(tmp_path.iterdir())
 
 
 def test_configurations_are_equal_if_all_of_them_is():
@@ -173,6 +199,19 @@ def test_fields_and_whole_configurations_override_the_defaults(clip):
     check_towers(Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, config), clip)
 
 
+def test_each_tower_of_clip_keeps_its_attention(clip, tmp_path):
+    clip.save_pretrained(tmp_path)
+    wanted = {"vision_config": "eager", "": "sdpa"}
+    reader = Clip4STRForSceneTextRecognition.from_clip_pretrained(tmp_path, attn_implementation=wanted, **FIELDS)
+    parts = (reader, reader.vision_tower, reader.text_tower)
+    assert [part.config._attn_implementation for part in parts] == ["sdpa", "eager", "sdpa"]
+    reader.set_attn_implementation({"": "eager", "vision_config": "sdpa"})
+    with pytest.raises(ValueError, match="output_attentions needs attn_implementation='eager'"):
+        reader(torch.zeros(1, 3, *reader.config.image_size), output_attentions=True)
+    with pytest.raises(ValueError, match="output_loading_info=True does not apply"):
+        Clip4STRForSceneTextRecognition.from_clip_pretrained(tmp_path, output_loading_info=True, **FIELDS)
+
+
 def test_arguments_of_neither_reader_nor_clip_are_refused(clip, tmp_path):
     with pytest.raises(ValueError, match=r"\['max_lenght'\] are no fields"):
         Clip4STRForSceneTextRecognition.from_clip_pretrained(clip, max_lenght=3, **FIELDS)
@@ -208,6 +247,19 @@ def test_a_saved_reader_reads_the_same(model, pixel_values, tmp_path, auto_class
     loaded, info = auto_class.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info[name] for name in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     assert loaded(pixel_values).logits.equal(model(pixel_values).logits)
+
+
+def test_attention_of_others_reads_what_eager_attention_reads(model, pixel_values, tmp_path):
+    AttentionInterface.register("of_clip", clip_eager_attention)
+    AttentionMaskInterface.register("of_clip", eager_mask)
+    model.save_pretrained(tmp_path)
+    eager, other = (
+        Clip4STRForSceneTextRecognition.from_pretrained(tmp_path, attn_implementation=name).eval()
+        for name in ("eager", "of_clip")
+    )
+    torch.testing.assert_close(other(pixel_values).logits, eager(pixel_values).logits)
+    labels = spell(model, LABELS)
+    torch.testing.assert_close(other(pixel_values, labels).loss, eager(pixel_values, labels).loss)
 
 
 def test_what_is_not_in_the_file_is_initialised_like_a_new_reader(model, tmp_path):

@@ -116,6 +116,17 @@ def test_the_parts_of_a_processor_may_be_given_alone():
     assert reader.processor.tokenizer is parts.tokenizer
 
 
+def test_the_parts_of_a_processor_may_be_folders(readings):
+    folder = str(default_checkpoint())
+    for part in ("tokenizer", "image_processor"):
+        assert_same(pipeline("image-to-text", model=folder, **{part: folder})(FILES[:2]), readings[:2])
+
+
+def test_images_that_are_given_twice_are_refused(reader):
+    with pytest.raises(ValueError, match="Images are given twice"):
+        reader(FILES[0], images=FILES[1])
+
+
 def test_a_processor_that_does_not_fit_is_refused():
     wrong = Clip4STRProcessor.from_config(tiny_model().config)
     model = Clip4STRForSceneTextRecognition.from_pretrained(default_checkpoint())

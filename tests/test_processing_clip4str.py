@@ -194,6 +194,13 @@ def test_half_precision_is_read_in_single_precision(processor):
     assert processor.post_process_text_recognition(logits) == processor.post_process_text_recognition(logits.float())
 
 
+def test_arrays_and_tuples_are_read_as_tensors_are(processor):
+    logits = torch.randn(2, 4, 95, generator=torch.Generator().manual_seed(0))
+    read = processor.post_process_text_recognition(logits)
+    assert processor.post_process_text_recognition(logits.numpy()) == read
+    assert processor.post_process_text_recognition((logits, None)) == read
+
+
 def test_fewer_positions_and_no_image_are_fine(processor):
     assert processor.post_process_text_recognition(logits_of([[11]], positions=1))[0]["text"] == "a"
     assert processor.post_process_text_recognition(torch.zeros(0, 26, 95)) == []

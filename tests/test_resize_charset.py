@@ -9,6 +9,7 @@ import pytest
 import torch
 from conftest import read_texts, spell, tiny_config, tiny_model
 from safetensors.torch import load_file, save_file
+from torch import nn
 from transformers import CLIPConfig, CLIPModel, pipeline
 
 from clip4str_hf import (
@@ -294,3 +295,13 @@ def test_texts_of_several_words_are_read_with_their_spaces(pixels):
     # In captions the words stay apart: each ends with a symbol of its own.
     ends = [(row >= 256) & (row < 512) for row in model.captioner(labels[:, 1:].clamp(min=0))]
     assert [int(end.sum()) for end in ends] == [3, 1]  # cut at 16 tokens, within TIME
+
+
+def test_decoders_of_other_layers_than_their_own_are_left_whole():
+    model = tiny_model()
+    before = model.visual_decoder.character_embedding.weight.shape
+    model.cross_decoder.head = nn.Sequential(model.cross_decoder.head)
+    model.cross_decoder.head.weight = model.cross_decoder.head[0].weight
+    with pytest.raises(ValueError, match="head is Sequential on cpu: resize the charset before you add adapters"):
+        model.resize_charset("abc")
+    assert model.visual_decoder.character_embedding.weight.shape == before

@@ -145,6 +145,12 @@ def test_a_label_that_cannot_be_read_is_refused_by_name(tokenizer):
         Clip4STRTokenizer(max_label_length=1)("b b", clean_labels=True)
 
 
+def test_tokens_that_are_no_characters_cannot_be_added(tokenizer):
+    assert tokenizer.add_tokens(["a"]) == 0
+    with pytest.raises(NotImplementedError, match=r"\['é'\] cannot be added"):
+        tokenizer.add_tokens(["é"])
+
+
 def test_a_pair_of_labels_is_refused(tokenizer):
     with pytest.raises(ValueError, match="got a pair"):
         tokenizer([["ab", "cd"], ["e", "f"]])

@@ -146,12 +146,10 @@ class Clip4STRConfig(PreTrainedConfig):
         if self.caption_charset is None:
             self.caption_charset = caption_characters(self.charset)
         self.caption_charset = characters("caption_charset", self.caption_charset)
-        # The token ids follow from the character set; saved files repeat them only for other readers of the file.
-        ids = {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
         if not is_remote_code():
             # With the package installed its own code is used, and `pipeline` need not ask for trust in remote code.
             kwargs = {name: value for name, value in kwargs.items() if name not in ("auto_map", "custom_pipelines")}
-        super().__post_init__(**kwargs | ids)
+        super().__post_init__(**kwargs | self._token_ids())
         self.validate_reader()
 
     @classmethod
@@ -187,6 +185,7 @@ class Clip4STRConfig(PreTrainedConfig):
 
     def save_pretrained(self, save_directory, **kwargs):
         """Writes `config.json` and the code of the model; see `PreTrainedConfig.save_pretrained`."""
+        self.validate_reader()
         super().save_pretrained(save_directory, **kwargs)
         if not is_remote_code():
             self.__dict__.pop("auto_map", None)  # set while saving, but no field of this configuration
@@ -236,6 +235,8 @@ class Clip4STRConfig(PreTrainedConfig):
             raise ValueError(
                 f"cross_modal_loss_weight={self.cross_modal_loss_weight!r} must be a finite number of at least 0."
             )
+        if not isinstance(self.detach_image_features, bool):
+            raise ValueError(f"detach_image_features={self.detach_image_features!r} must be True or False.")
         if not _is_finite(self.decoder_dropout) or not 0 <= self.decoder_dropout < 1:
             raise ValueError(f"decoder_dropout={self.decoder_dropout!r} must lie in [0, 1).")
         if self.num_permutations != 1 and (self.num_permutations < 2 or self.num_permutations % 2):
@@ -243,8 +244,19 @@ class Clip4STRConfig(PreTrainedConfig):
                 f"num_permutations={self.num_permutations} must be 1 or even: orderings come with mirrors."
             )
 
+    def _token_ids(self) -> dict[str, int]:
+        # They follow from the character set; saved files repeat them only for other readers of the file.
+        return {"eos_token_id": 0, "bos_token_id": len(self.charset) + 1, "pad_token_id": len(self.charset) + 2}
+
     def _validate_fit(self):
         text, vision = self.text_config, self.vision_config
+        ids = self._token_ids()
+        stale = {name: getattr(self, name) for name in ids if getattr(self, name) != ids[name]}
+        if stale:
+            raise ValueError(
+                f"{stale} do not belong to the {len(self.charset)} characters of the charset, which has been changed: "
+                "make a new configuration, `Clip4STRConfig.from_pretrained(.., charset=..)`."
+            )
         if text.projection_dim != vision.projection_dim:
             raise ValueError(
                 f"The projections of both towers must have one size, got text_config.projection_dim="
@@ -265,8 +277,8 @@ class Clip4STRConfig(PreTrainedConfig):
         if uncased:
             raise ValueError(f"caption_charset must be lower case, as captions are, got {uncased}.")
         patch = vision.patch_size
-        fitting = [type(side) is int and side >= patch and side % patch == 0 for side in self.image_size]
-        if fitting != [True, True]:
+        sides = self.image_size if isinstance(self.image_size, list) else []
+        if [type(side) is int and side >= patch and side % patch == 0 for side in sides] != [True, True]:
             raise ValueError(
                 f"image_size={self.image_size} must be [height, width], both multiples of the patch size {patch}."
             )

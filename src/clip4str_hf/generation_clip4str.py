@@ -195,6 +195,8 @@ class Clip4STRGenerationMixin(GenerationMixin):
                 values, or if there is no image.
         """
         pixel_values = kwargs.pop("pixel_values", None) if inputs is None else inputs
+        if pixel_values is not None and not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(f"pixel_values must be a tensor, got {type(pixel_values).__name__}.")
         if pixel_values is None or len(pixel_values) == 0:
             found = "None" if pixel_values is None else f"of shape {tuple(pixel_values.shape)}"
             raise ValueError(f"pixel_values {found} hold no image.")
@@ -420,16 +422,17 @@ class Clip4STRGenerationMixin(GenerationMixin):
 
     def _positions(self, config):
         """Characters to predict, the end token included."""
-        longest = self.config.max_label_length + 2
-        positions = config.max_new_tokens
-        if positions is None:
-            positions = (longest if config.max_length is None else config.max_length) - 1
-        if not 1 <= positions < longest:
+        longest, name, begin = self.config.max_label_length + 2, "max_new_tokens", 0
+        if config.max_new_tokens is None:
+            name, begin = "max_length", 1
+        tokens = getattr(config, name)
+        tokens = longest if tokens is None else tokens
+        if type(tokens) is not int or not 1 <= tokens - begin < longest:
             raise ValueError(
-                f"max_length={positions + 1} (or max_new_tokens={positions}) does not fit: this model reads "
-                f"sequences of 2 to {longest} tokens, begin and end included."
+                f"{name}={tokens!r} does not fit: this model reads sequences of 2 to {longest} tokens, begin (which "
+                "max_new_tokens does not count) and end included."
             )
-        return positions
+        return tokens - begin
 
     def _check_options(self, config, unknown):
         # The configuration knows these two, but transformers also returns them, as arguments of `forward`.

@@ -59,10 +59,9 @@ class Clip4STROutput(ModelOutput):
 
 
 def eager_attention_forward(module, query, key, value, attention_mask, scaling, dropout=0.0, **kwargs):
-    """Attention step by step; unlike that of transformers its mask is boolean, true where a query sees a key."""
     weights = query @ key.transpose(-1, -2) * scaling
     if attention_mask is not None:
-        weights = weights.masked_fill(~attention_mask, torch.finfo(weights.dtype).min)
+        weights = weights + attention_mask
     weights = nn.functional.softmax(weights, dim=-1, dtype=torch.float32).to(query.dtype)
     dropped = nn.functional.dropout(weights, p=dropout, training=module.training)
     return (dropped @ value).transpose(1, 2).contiguous(), weights
@@ -92,6 +91,9 @@ class Clip4STRAttention(nn.Module):
         implementation = self.config._attn_implementation
         if attention_mask is not None and "flash" in (implementation or ""):
             implementation = "sdpa"  # the flash kernels take no mask of query-key pairs
+        if attention_mask is not None and implementation != "sdpa":  # the others add their masks to the scores
+            hidden = torch.finfo(states.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=states.dtype).masked_fill(~attention_mask, hidden)
         attention: Callable = ALL_ATTENTION_FUNCTIONS.get_interface(implementation, eager_attention_forward)
         output, weights = attention(
             self,
@@ -223,6 +225,16 @@ class Clip4STRDecoder(nn.Module):
             attentions += (weights,)
         return self.head(self.norm(query)), attentions
 
+    def check_resizable(self):
+        """Raises `ValueError` if characters are embedded or told apart by more than plain weights in memory."""
+        for name, kind in (("character_embedding", nn.Embedding), ("head", nn.Linear)):
+            module = getattr(self, name)
+            if type(module) is not kind or type(module.weight.data) is not torch.Tensor or module.weight.is_meta:
+                raise ValueError(
+                    f"{name} is {type(module).__name__} on {module.weight.device}: resize the charset before you add "
+                    "adapters, quantise or offload."
+                )
+
     @torch.no_grad()
     def resize(self, rows: list[int | None], num_positions: int):
         """
@@ -302,6 +314,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
     ```"""
 
     def __init__(self, config: Clip4STRConfig):
+        config.validate_reader()  # its fields may have been changed since it was made
         super().__init__(config)
         self.model_tags = [*TAGS]  # a copy, as pushing adds to the list
         self.loaded_from = {}
@@ -355,9 +368,12 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
         Raises:
             ValueError: if this CLIP lacks weights or does not fit the configuration, if both `config` and fields are
-                given, or if other arguments come with a model that is already loaded.
+                given, if `output_loading_info` is asked for, or if other arguments come with a model that is already
+                loaded.
         """
         fields = {name: kwargs.pop(name) for name in list(kwargs) if name in Clip4STRConfig.field_names()}
+        if kwargs.pop("output_loading_info", False):
+            raise ValueError("output_loading_info=True does not apply: weights that are missing are an error here.")
         if not isinstance(clip, CLIPModel):
             name = clip
             clip, loading = CLIPModel.from_pretrained(name, output_loading_info=True, **kwargs)
@@ -377,7 +393,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
             raise ValueError(f"Give a whole config or fields of one ({sorted(fields)}), not both.")
         config = copy.deepcopy(config)
         config.dtype = clip.dtype
-        reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=clip.config._attn_implementation)
+        parts = {"": clip.config, "text_config": clip.config.text_config, "vision_config": clip.config.vision_config}
+        implementations = {name: part._attn_implementation for name, part in parts.items()}
+        reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=implementations)
         for tower, parts in (
             (reader.vision_tower, ("vision_model.", "visual_projection.")),
             (reader.text_tower, ("text_model.", "text_projection.")),
@@ -430,8 +448,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
                 a Greek or Cyrillic letter, and three for a letter of most other scripts.
 
         Raises:
-            ValueError: if the new values do not fit this model; nothing is changed then.
+            ValueError: if the new values do not fit this model, or its decoders have adapters, are quantised or
+                offloaded; nothing is changed then.
         """
+        for decoder in (self.visual_decoder, self.cross_decoder):
+            decoder.check_resizable()
         changes = {
             "charset": charset,
             "max_label_length": max_label_length,
@@ -516,6 +537,7 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
 
     def _read_logits(self, pixel_values, output_attentions):
         self._complete_generation_config()
+        self._check_options(self.generation_config, {})
         options = {"output_attentions": output_attentions, "stop_early": not self._shares_parameters()}
         reading = self.read(pixel_values, self.generation_config, **options)
         return Clip4STROutput(
@@ -568,11 +590,14 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         )
 
     def _encode_image(self, pixel_values, output_attentions=False):
-        if output_attentions and self.config._attn_implementation != "eager":
+        implementations = {part._attn_implementation for part in (self.config, self.vision_tower.config)}
+        if output_attentions and implementations != {"eager"}:
             raise ValueError(
                 "output_attentions needs attn_implementation='eager', this model runs "
-                f"{self.config._attn_implementation!r}: model.set_attn_implementation('eager')."
+                f"{' and '.join(map(repr, implementations))}: model.set_attn_implementation('eager')."
             )
+        if not isinstance(pixel_values, torch.Tensor):
+            raise ValueError(f"pixel_values must be a tensor, got {type(pixel_values).__name__}.")
         size = tuple(pixel_values.shape[-2:])
         if pixel_values.ndim != 4 or size != tuple(self.config.image_size):
             raise ValueError(

@@ -2,6 +2,7 @@
 """The `image-to-text` pipeline."""
 
 import copy
+import os
 from collections.abc import Iterable
 
 from torch.utils.data import Dataset
@@ -32,7 +33,7 @@ class Clip4STRPipeline(Pipeline):
             By default that of the folder or repository the model was loaded from, with the characters and image size
             that the model has now.
         tokenizer ([`Clip4STRTokenizer`]), image_processor ([`Clip4STRImageProcessor`]) (*optional*):
-            Replace those of the processor.
+            Replace those of the processor; may also be a folder or Hub id.
 
     Raises:
         ValueError: if the processor has other characters or another image size than the model.
@@ -59,10 +60,15 @@ class Clip4STRPipeline(Pipeline):
         self,
         model: Clip4STRForSceneTextRecognition,
         processor: Clip4STRProcessor | None = None,
-        tokenizer: Clip4STRTokenizer | None = None,
-        image_processor: Clip4STRImageProcessor | None = None,
+        tokenizer: Clip4STRTokenizer | str | os.PathLike | None = None,
+        image_processor: Clip4STRImageProcessor | str | os.PathLike | None = None,
         **kwargs,
     ):
+        # `pipeline` loads none of the two itself.
+        if isinstance(tokenizer, str | os.PathLike):
+            tokenizer = Clip4STRTokenizer.from_pretrained(tokenizer)
+        if isinstance(image_processor, str | os.PathLike):
+            image_processor = Clip4STRImageProcessor.from_pretrained(image_processor)
         if tokenizer is None or image_processor is None:
             processor = processor or _find_processor(model)
         if tokenizer is not None or image_processor is not None:
@@ -105,8 +111,11 @@ class Clip4STRPipeline(Pipeline):
             `[{"generated_text": str, "score": float}]` for one image, a list or iterator of these for several.
 
         Raises:
-            ValueError: if no image is given, an image cannot be read, or there is a prompt.
+            ValueError: if no image is given, both `inputs` and `images` are, an image cannot be read, or there is a
+                prompt.
         """
+        if inputs is not None and images is not None:
+            raise ValueError("Images are given twice, as inputs and as images: give them once.")
         inputs = images if inputs is None else inputs
         if inputs is None:
             raise ValueError("An image is needed: a path, a URL, a PIL image, an array, or a list of these.")
@@ -160,7 +169,8 @@ def _find_processor(model: Clip4STRForSceneTextRecognition) -> Clip4STRProcessor
         processor = Clip4STRProcessor.from_pretrained(source, **trust, **model.loaded_from)
     except OSError as error:
         raise OSError(
-            f"{source} holds a model and no processor: save or push its processor there too, or give processor=."
+            f"The processor of {source} cannot be loaded, save or push it there too if there is none, or give "
+            f"processor=: {error}"
         ) from error
     # The model's characters or image size may have changed since it was saved.
     return processor.adapted_to(model.config)

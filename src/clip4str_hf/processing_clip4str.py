@@ -182,9 +182,10 @@ class Clip4STRProcessor(ProcessorMixin):
         Turns logits into texts and scores.
 
         Args:
-            outputs (`ModelOutput` or `torch.Tensor`):
+            outputs (`ModelOutput`, `tuple`, `torch.Tensor` or `np.ndarray`):
                 Output of the model or of its `generate(.., return_dict_in_generate=True)`, or its `logits`: floats of
-                shape `(batch, positions, N + 1)`, classes `[E]` and the N characters, on any device.
+                shape `(batch, positions, N + 1)`, classes `[E]` and the N characters, on any device. Of a tuple the
+                first is taken, as of `forward(.., return_dict=False)` without labels and of `Trainer.predict`.
 
         Returns:
             `list[dict]`: for each image
@@ -195,7 +196,8 @@ class Clip4STRProcessor(ProcessorMixin):
         Raises:
             ValueError: if the shape does not fit the tokenizer.
         """
-        logits = getattr(outputs, "logits", outputs)
+        logits = outputs[0] if isinstance(outputs, tuple) else getattr(outputs, "logits", outputs)
+        logits = torch.as_tensor(logits)
         classes = len(self.tokenizer.charset) + 1
         if logits.ndim != 3 or logits.shape[-1] != classes:
             raise ValueError(f"logits must be of shape (batch, positions, {classes}), got {tuple(logits.shape)}.")

@@ -212,6 +212,15 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             file.write("\n")
         return (path,)
 
+    def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
+        new = [str(token) for token in new_tokens if str(token) not in self.vocab]
+        if new:
+            raise NotImplementedError(
+                f"{new} cannot be added: tokens are the characters of the charset, which `resize_charset` of a model "
+                "changes."
+            )
+        return super()._add_tokens(new_tokens, special_tokens)
+
     def _convert_token_to_id(self, token: str) -> int:
         if token not in self.vocab:
             raise ValueError(
