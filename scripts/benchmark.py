@@ -227,7 +227,7 @@ def option_rows(model, clock: Clock, batch_size: int, compiled: bool) -> list[di
 
 
 def has_fast_bf16() -> bool:
-    return getattr(torch.cpu, "get_capabilities", dict)().get("avx512_bf16", False)
+    return getattr(torch.cpu, "get_capabilities", dict[str, bool])().get("avx512_bf16", False)
 
 
 def in_precision(model, dtype: torch.dtype):
@@ -259,7 +259,7 @@ def pp_ocr() -> PPOCRV5MobileRecForTextRecognition:
     config = PPOCRV5MobileRecConfig()
     # The recogniser keeps more of the width; the defaults of its backbone are the detector's.
     backbone = config.backbone_config.to_dict() | {"scale": 0.95}
-    strides = [[1], [1, 1], [(2, 1), 1], [(1, 2), 1, 1, 1, 1], [(2, 1), 1, (2, 1), 1]]
+    strides: list[list] = [[1], [1, 1], [(2, 1), 1], [(1, 2), 1, 1, 1, 1], [(2, 1), 1, (2, 1), 1]]
     backbone["block_configs"] = [
         [[kernel, narrow, wide, stride, excites] for (kernel, narrow, wide, _, excites), stride in zip(*stage)]
         for stage in zip(backbone["block_configs"], strides)

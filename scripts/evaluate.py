@@ -64,7 +64,7 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def name_sets(arguments: argparse.Namespace, benchmarks: dict[str, Path | None]) -> dict[str, str | Path | None]:
-    sets = dict(benchmarks)
+    sets: dict[str, str | Path | None] = {**benchmarks}
     for given in arguments.data:
         name, equals, source = given.partition("=")
         if not equals or Path(given).exists():

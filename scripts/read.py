@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable
 from itertools import chain
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -52,7 +53,7 @@ def open_list(name: str | None) -> Iterable[str]:
     if name is None:
         return ()
     # Names may hold any bytes, also a carriage return; a list may begin with a byte order mark.
-    options = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
+    options: dict[str, Any] = {"encoding": "utf-8-sig", "errors": "surrogateescape", "newline": "\n"}
     if name == "-":
         sys.stdin.reconfigure(**options)
         return sys.stdin

@@ -4,6 +4,7 @@
 import logging
 import sys
 from dataclasses import MISSING, dataclass, field, fields
+from typing import Any
 
 import torch
 from datasets import Dataset, IterableDataset, concatenate_datasets
@@ -152,7 +153,7 @@ class TrainingArguments(Seq2SeqTrainingArguments):
 def has_bf16(use_cpu: bool) -> bool:
     if torch.cuda.is_available() and not use_cpu:
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch only
+    capabilities = getattr(torch.cpu, "get_capabilities", dict[str, bool])()  # of newer torch only
     return capabilities.get("avx512_bf16", False)
 
 
@@ -165,7 +166,7 @@ def make_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognit
 
 def choose_reader(arguments: ModelArguments) -> tuple[Clip4STRForSceneTextRecognition, Clip4STRProcessor]:
     texts = text_options(arguments)
-    options = {}
+    options: dict[str, Any] = {}
     if arguments.visual_only is not None:
         options["cross_modal_loss_weight"] = 0.0 if arguments.visual_only else 1.0
     if arguments.num_permutations is not None:
@@ -276,6 +277,8 @@ def make_trainer(model, processor, arguments: DataArguments, training: TrainingA
     with training.main_process_first():
         train_words, validation_words = load_data(arguments, processor, training.seed)
     augmentation, callbacks = None, []
+    trainer_class: type[ReaderTrainer]
+    collator: DataCollatorForTextRecognition
     if arguments.augment:
         augmentation = TextAugmentation(
             magnitude=arguments.augment_magnitude,
@@ -360,13 +363,13 @@ def endless_contradiction(data: DataArguments, training: TrainingArguments) -> s
     """Options that do not go with rendered words and streams."""
     if training.max_steps < 1:
         return "give --max_steps: rendered words and streams have no end"
-    if "epoch" in {training.eval_strategy.value, training.save_strategy.value}:
+    if "epoch" in (training.eval_strategy, training.save_strategy):
         # Rendered words are one long epoch; in a stream, each process ends its epoch at another time.
         return (
             "of rendered words and streams validate and save by steps: give --eval_strategy steps --eval_steps N "
             "--save_strategy steps --save_steps N"
         )
-    if data.streaming and training.world_size > 1 and training.logging_strategy.value == "epoch":
+    if data.streaming and training.world_size > 1 and training.logging_strategy == "epoch":
         return "processes end their passes of a stream one by one: give --logging_strategy steps"
     if data.streaming and training.world_size > 1 and training.gradient_accumulation_steps > 1:
         return (

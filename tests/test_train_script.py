@@ -345,13 +345,12 @@ def test_a_configuration_is_of_sets_of_the_hub(monkeypatch):
 def test_processes_cannot_log_by_epochs_of_a_stream():
     script = runpy.run_path(str(SCRIPT))
     data = SimpleNamespace(streaming=True)
-    steps, epoch = SimpleNamespace(value="steps"), SimpleNamespace(value="epoch")
-    options = {"max_steps": 2, "eval_strategy": steps, "save_strategy": steps, "gradient_accumulation_steps": 1}
+    options = {"max_steps": 2, "eval_strategy": "steps", "save_strategy": "steps", "gradient_accumulation_steps": 1}
     found = [
         script["endless_contradiction"](
             data, SimpleNamespace(**options, logging_strategy=strategy, world_size=processes)
         )
-        for strategy, processes in ((epoch, 2), (epoch, 1), (steps, 2))
+        for strategy, processes in (("epoch", 2), ("epoch", 1), ("steps", 2))
     ]
     assert "--logging_strategy steps" in found[0] and found[1:] == [None, None]
 

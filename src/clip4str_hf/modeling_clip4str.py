@@ -219,7 +219,8 @@ class Clip4STRDecoder(nn.Module):
         content = self._embed(input_ids, start)
         stop = start + (input_ids.shape[1] if num_queries is None else num_queries)
         query = self.position_queries[:, start:stop].expand(input_ids.shape[0], -1, -1)
-        query, attentions = self.dropout(query), ()
+        query = self.dropout(query)
+        attentions: tuple[torch.Tensor, ...] = ()
         for layer, layer_memory in zip(self.layers, memory):
             query, content, weights = layer(query, content, layer_memory, query_mask, content_mask, cache)
             attentions += (weights,)
@@ -396,11 +397,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         parts = {"": clip.config, "text_config": clip.config.text_config, "vision_config": clip.config.vision_config}
         implementations = {name: part._attn_implementation for name, part in parts.items()}
         reader = cls._from_config(config, dtype=clip.dtype, attn_implementation=implementations)
-        for tower, parts in (
+        for tower, beginnings in (
             (reader.vision_tower, ("vision_model.", "visual_projection.")),
             (reader.text_tower, ("text_model.", "text_projection.")),
         ):
-            state = {name: tensor for name, tensor in clip.state_dict().items() if name.startswith(parts)}
+            state = {name: tensor for name, tensor in clip.state_dict().items() if name.startswith(beginnings)}
             try:
                 tower.load_state_dict(state)
             except RuntimeError as error:

@@ -91,7 +91,7 @@ def walk_files(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
         raise error
 
     seen = set()
-    for folder, folders, names in os.walk(root, onerror=fail, followlinks=True):
+    for folder, folders, names in os.walk(os.fspath(root), onerror=fail, followlinks=True):
         place = os.path.realpath(folder)
         if place in seen:
             folders.clear()

@@ -228,7 +228,7 @@ class WordRenderer:
 
     def _random_text(self, rng, longest) -> str:
         length = min(rng.geometric(0.2), longest)
-        alphabet = self.charset
+        alphabet: Sequence[str] = self.charset
         if rng.random() < 0.7:  # punctuation is a third of ASCII, and rare on signs
             alphabet = self._alphanumeric or alphabet
         text = "".join(alphabet[i] for i in rng.integers(len(alphabet), size=length))

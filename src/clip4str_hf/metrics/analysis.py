@@ -165,11 +165,12 @@ def expected_calibration_error(bins: Iterable[ReliabilityBin]) -> float | None:
     Args:
         bins (`Iterable[ReliabilityBin]`): of [`reliability_bins`].
     """
-    filled = [row for row in bins if row.words]
-    total = sum(row.words for row in filled)
-    if not total:
-        return None
-    return sum(row.words * abs(row.accuracy - row.mean_confidence) for row in filled) / total
+    gaps, total = 0.0, 0
+    for row in bins:
+        if row.accuracy is not None and row.mean_confidence is not None:
+            gaps += row.words * abs(row.accuracy - row.mean_confidence)
+            total += row.words
+    return gaps / total if total else None
 
 
 __all__ = [

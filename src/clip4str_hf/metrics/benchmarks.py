@@ -86,16 +86,17 @@ def group_means(sets: dict[str, dict[str, dict] | None]) -> dict[str, dict]:
     for group, names in GROUPS.items():
         if not sets.keys() >= set(names):
             continue
-        missing = [name for name in names if not _has_words(sets[name])]
+        found = {name: charsets for name in names if (charsets := sets[name]) and _has_words(charsets)}
+        missing = [name for name in names if name not in found]
         charsets = None
         if not missing:
-            charsets = {key: _mean([sets[name][key] for name in names]) for key in sets[names[0]]}
+            charsets = {key: _mean([found[name][key] for name in names]) for key in found[names[0]]}
         means[group] = {"sets": list(names), "missing": missing, "charsets": charsets}
     return means
 
 
-def _has_words(charsets: dict[str, dict] | None) -> bool:
-    return charsets is not None and all(figures["words"] for figures in charsets.values())
+def _has_words(charsets: dict[str, dict]) -> bool:
+    return all(figures["words"] for figures in charsets.values())
 
 
 def _mean(sets: list[dict]) -> dict:

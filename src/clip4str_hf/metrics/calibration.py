@@ -184,9 +184,9 @@ def _right_characters(text: str, label: str, charset_size: int | None) -> list[b
     """Whether the best alignment finds each character of the text in the label; `None` if it is not compared."""
     characters = [normalize(character, charset_size) for character in text]
     right = [False if character else None for character in characters]
-    for tag, start, stop, _, _ in Levenshtein.opcodes(characters, list(label)):
-        if tag == "equal":
-            right[start:stop] = [True] * (stop - start)
+    for block in Levenshtein.opcodes(characters, list(label)):
+        if block.tag == "equal":
+            right[block.src_start : block.src_end] = [True] * (block.src_end - block.src_start)
     return right
 
 

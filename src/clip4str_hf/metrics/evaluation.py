@@ -97,7 +97,7 @@ def make_report(model: str, options: dict, sets: dict[str, dict[str, dict] | Non
         "model": model,
         "options": options,
         "sets": {
-            name: charsets and {"published_words": BENCHMARKS.get(name), "charsets": charsets}
+            name: None if charsets is None else {"published_words": BENCHMARKS.get(name), "charsets": charsets}
             for name, charsets in sets.items()
         },
         "groups": group_means(sets),
