@@ -23,6 +23,8 @@ from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition, Clip4ST
 from clip4str_hf.data.saving import save_words
 from clip4str_hf.data.words import load_words
 from clip4str_hf.reading import load_reader
+from clip4str_hf.training import recipe
+from clip4str_hf.training.arguments import DataArguments, endless_contradiction
 
 
 ROOT = Path(__file__).parent.parent
@@ -309,57 +311,52 @@ def test_streams_lmdb(tmp_path, tiny, lmdb):
     assert not same(weights(tmp_path / "out"), weights(tmp_path / "other"))
 
 
-def load(script, **arguments):
+def load(**arguments):
     """What the script would train and validate on."""
-    words = script["DataArguments"](**arguments)
-    return script["load_data"](words, Clip4STRProcessor.from_config(Clip4STRConfig()), seed=0)
+    return recipe.load_data(DataArguments(**arguments), Clip4STRProcessor.from_config(Clip4STRConfig()), seed=0)
 
 
 @pytest.mark.parametrize("workers", [None, 2])
 def test_validates_on_the_validation_split(tmp_path, workers):
-    script, words = runpy.run_path(str(SCRIPT)), load_words(WORDS)
+    words = load_words(WORDS)
     splits = {"train": range(6), "validation": range(6, 9), "test": range(9, 12)}
     DatasetDict({name: words.select(rows) for name, rows in splits.items()}).save_to_disk(tmp_path / "set")
     source = {"train_data": [str(tmp_path / "set")], "validation_data": str(tmp_path / "set")}
-    found = [set(part["text"]) for part in load(script, **source, preprocessing_num_workers=workers)]
+    found = [set(part["text"]) for part in load(**source, preprocessing_num_workers=workers)]
     assert found == [set(words[range(6)]["text"]), set(words[range(6, 9)]["text"])]
-    _, validation = load(script, **source, validation_split="test")
+    _, validation = load(**source, validation_split="test")
     assert set(validation["text"]) == set(words[range(9, 12)]["text"])
     DatasetDict(train=words, test=words).save_to_disk(tmp_path / "other")
     with pytest.raises(ValueError, match=r"has the splits \['train', 'test'\], not 'validation'"):
-        load(script, **source | {"validation_data": str(tmp_path / "other")})
+        load(**source | {"validation_data": str(tmp_path / "other")})
 
 
 def test_a_configuration_is_of_sets_of_the_hub(monkeypatch):
-    script, asked = runpy.run_path(str(SCRIPT)), {}
+    asked = {}
 
     def fake_load_words(source, *args, name=None, **options):
         asked[source] = name
         return load_words(WORDS)
 
-    monkeypatch.setitem(script["load_data"].__globals__, "load_words", fake_load_words)
-    load(script, train_data=["me/words"], validation_data=str(WORDS), dataset_config_name="plates")
+    monkeypatch.setattr(recipe, "load_words", fake_load_words)
+    load(train_data=["me/words"], validation_data=str(WORDS), dataset_config_name="plates")
     assert asked == {"me/words": "plates", str(WORDS): None}
 
 
 def test_processes_cannot_log_by_epochs_of_a_stream():
-    script = runpy.run_path(str(SCRIPT))
     data = SimpleNamespace(streaming=True)
     options = {"max_steps": 2, "eval_strategy": "steps", "save_strategy": "steps", "gradient_accumulation_steps": 1}
     found = [
-        script["endless_contradiction"](
-            data, SimpleNamespace(**options, logging_strategy=strategy, world_size=processes)
-        )
+        endless_contradiction(data, SimpleNamespace(**options, logging_strategy=strategy, world_size=processes))
         for strategy, processes in (("epoch", 2), ("epoch", 1), ("steps", 2))
     ]
     assert "--logging_strategy steps" in found[0] and found[1:] == [None, None]
 
 
 def test_streams_of_several_sets_are_read_in_the_share_of_their_words(tmp_path, lmdb):
-    script = runpy.run_path(str(SCRIPT))
     save_words(load_words(WORDS).select([0]), tmp_path / "one")
     sources = [str(lmdb), str(tmp_path / "one")]
-    words, _ = load(script, train_data=sources, streaming=True, validation_data=str(WORDS))
+    words, _ = load(train_data=sources, streaming=True, validation_data=str(WORDS))
     texts = load_words(WORDS)["text"]
     assert sorted(row["text"] for row in words) == sorted([*texts, texts[0]])
     assert words.num_shards == load_words(lmdb, streaming=True).num_shards + 1
