@@ -32,7 +32,7 @@ from transformers import (
 from transformers.utils import logging
 
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
-from clip4str_hf.data.arguments import require_at_least
+from clip4str_hf.command_line import require_at_least
 from clip4str_hf.metrics.tables import markdown_table
 
 

@@ -6,14 +6,18 @@ import sys
 from itertools import chain
 from pathlib import Path
 
-import torch
 from datasets import disable_progress_bars
 from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
+from clip4str_hf.command_line import (
+    add_batch_arguments,
+    add_reader_arguments,
+    add_words_arguments,
+    require_at_least,
+    words_options,
+)
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.calibration import (
     calibration_errors,
@@ -29,7 +33,7 @@ def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=f"{__doc__} Every second word, from the first, is for the fit; the others tell what it is worth."
     )
-    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
+    add_reader_arguments(parser)
     parser.add_argument(
         "--data", nargs="+", required=True, metavar="WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
@@ -40,9 +44,7 @@ def parse_arguments() -> argparse.Namespace:
         default="exact",
         help="characters that decide what is right (default: exact, labels cleaned up as for the training)",
     )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
-    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
+    add_batch_arguments(parser)
     parser.add_argument("--write", action="store_true", help="write the temperature into the model's config.json")
     arguments = parser.parse_args()
     require_at_least(parser, arguments, batch_size=1, num_workers=0)

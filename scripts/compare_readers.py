@@ -28,7 +28,7 @@ from tqdm import tqdm
 from transformers.utils import logging
 
 from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
+from clip4str_hf.command_line import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.words import load_words
 from clip4str_hf.image_processing_clip4str import to_rgb
 from clip4str_hf.metrics.evaluation import open_word

@@ -5,10 +5,9 @@ import argparse
 import sys
 from pathlib import Path
 
-import torch
 from transformers.utils import logging
 
-from clip4str_hf import default_checkpoint
+from clip4str_hf.command_line import add_reader_arguments
 from clip4str_hf.reading import find_images, load_reader
 
 
@@ -17,8 +16,7 @@ EXAMPLES = Path(__file__).parents[1] / "tests" / "data" / "words"
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+    add_reader_arguments(parser)
     parser.add_argument("--server-name", default="127.0.0.1", help="0.0.0.0 to be reached from other machines")
     parser.add_argument("--port", type=int, help="(default: the first free one from 7860)")
     parser.add_argument("--share", action="store_true", help="a public address, through Gradio's servers")

@@ -10,14 +10,18 @@ from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
-import torch
 from datasets import disable_progress_bars
 from datasets.exceptions import DatasetsError
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
+from clip4str_hf.command_line import (
+    add_batch_arguments,
+    add_reader_arguments,
+    add_words_arguments,
+    require_at_least,
+    words_options,
+)
 from clip4str_hf.data.words import load_words
 from clip4str_hf.metrics.benchmarks import BENCHMARKS, find_benchmarks
 from clip4str_hf.metrics.evaluation import CHARSET_SIZES, evaluate_words, make_report, to_markdown
@@ -30,7 +34,7 @@ MISREAD_COLUMNS = ("set", "row", "image", "label", "text", "score", "charsets")
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
+    add_reader_arguments(parser)
     parser.add_argument(
         "--data", nargs="+", default=[], metavar="[NAME=]WORDS", help="LMDB, imagefolder, parquet or Hub dataset"
     )
@@ -39,10 +43,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--charset", nargs="+", choices=CHARSET_SIZES, default=["36"], help="characters to compare")
     parser.add_argument("--refine-iters", type=int, help="refinements (default: the model's own)")
     parser.add_argument("--visual-only", action="store_true", help="the visual branch alone")
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
     parser.add_argument("--dtype", choices=("float32", "float16", "bfloat16"), help="(default: the checkpoint's)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (0: threads)")
+    add_batch_arguments(parser)
     parser.add_argument("--misreads", type=Path, metavar="FILE", help="lists every misread: .tsv or .jsonl")
     parser.add_argument("--output", type=Path, metavar="FOLDER", help="for results.json and results.md")
     parser.add_argument("--card", type=Path, metavar="FILE", help="model card for the results, made if need be")

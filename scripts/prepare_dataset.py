@@ -10,7 +10,7 @@ import sys
 from datasets.exceptions import DatasetsError
 
 from clip4str_hf import Clip4STRTokenizer, default_checkpoint
-from clip4str_hf.data.arguments import add_words_arguments, require_at_least, words_options
+from clip4str_hf.command_line import add_words_arguments, require_at_least, words_options
 from clip4str_hf.data.saving import FORMATS, check_folder, save_words
 from clip4str_hf.data.words import clean_words, load_words
 

@@ -9,12 +9,10 @@ from collections.abc import Iterable
 from itertools import chain
 from typing import Any
 
-import torch
 from tqdm import tqdm
 from transformers.utils import logging
 
-from clip4str_hf import default_checkpoint
-from clip4str_hf.data.arguments import require_at_least
+from clip4str_hf.command_line import add_batch_arguments, add_reader_arguments, require_at_least
 from clip4str_hf.reading import find_images, load_reader, read_images
 
 
@@ -30,13 +28,9 @@ def parse_arguments() -> argparse.Namespace:
         metavar="LIST",
         help="a file with a path on each line, - is stdin; answers come two batches behind it",
     )
-    parser.add_argument(
-        "--model", default=default_checkpoint(), help="folder or Hub name (default: the package's own)"
-    )
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+    add_reader_arguments(parser)
     parser.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="(default: the model's own)")
-    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
-    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
+    add_batch_arguments(parser)
     parser.add_argument(
         "--rotate", action="store_true", help="read tall images turned to either side too, and keep the surest answer"
     )

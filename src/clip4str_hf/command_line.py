@@ -3,6 +3,22 @@
 
 import argparse
 
+import torch
+
+from . import default_checkpoint
+
+
+def add_reader_arguments(parser: argparse.ArgumentParser):
+    """Adds `--model` and `--device`, the reader and where it runs, to a parser."""
+    parser.add_argument("--model", default=default_checkpoint(), help="folder or Hub id (default: the package's own)")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="where it runs")
+
+
+def add_batch_arguments(parser: argparse.ArgumentParser):
+    """Adds `--batch-size` and `--num-workers`, how many images are read and opened at once, to a parser."""
+    parser.add_argument("--batch-size", type=int, default=32, help="images read at once (default: 32)")
+    parser.add_argument("--num-workers", type=int, default=0, help="processes that open images (default: threads)")
+
 
 def add_words_arguments(parser: argparse.ArgumentParser, default_split: str):
     """
@@ -46,4 +62,4 @@ def require_at_least(parser: argparse.ArgumentParser, arguments: argparse.Namesp
             parser.error(f"--{name.replace('_', '-')} {value} must be at least {smallest}")
 
 
-__all__ = ["add_words_arguments", "require_at_least", "words_options"]
+__all__ = ["add_batch_arguments", "add_reader_arguments", "add_words_arguments", "require_at_least", "words_options"]
