@@ -80,8 +80,8 @@ def find_images(path: str | os.PathLike) -> list[Path]:
 
 def walk_files(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
     """
-    Each folder at and below `root` once, with the names of its files. Links to folders are followed, also those that
-    lead back to a folder above.
+    Each folder at and below `root` once, with the names of its files; nothing if `root` is no folder. Links to folders
+    are followed, also those that lead back to a folder above.
 
     Raises:
         OSError: if a folder cannot be listed.
@@ -90,6 +90,8 @@ def walk_files(root: str | os.PathLike) -> Iterator[tuple[str, list[str]]]:
     def fail(error: OSError):
         raise error
 
+    if not os.path.isdir(root):
+        return
     seen = set()
     for folder, folders, names in os.walk(os.fspath(root), onerror=fail, followlinks=True):
         place = os.path.realpath(folder)

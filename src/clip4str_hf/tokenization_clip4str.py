@@ -214,7 +214,7 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
 
     def _add_tokens(self, new_tokens, special_tokens: bool = False) -> int:
         new = [str(token) for token in new_tokens if str(token) not in self.vocab]
-        if new:
+        if new and not special_tokens:  # names such as `cls_token` may be given, which mean nothing here
             raise NotImplementedError(
                 f"{new} cannot be added: tokens are the characters of the charset, which `resize_charset` of a model "
                 "changes."

@@ -285,7 +285,8 @@ def _load(source, kind: str, choose_split: Callable, text_column, streaming, cac
         source, kwargs = "parquet", kwargs | {"data_files": escape(str(path))}
     elif kind == "parquet folder" and escape(str(path)) != str(path):  # the library takes the path for a pattern
         source, kwargs = "parquet", kwargs | {"data_dir": escape(str(path))}
-    return _load_built(source, choose_split, streaming, cache_dir, num_proc, kind == "parquet folder", **kwargs)
+    folder = path if kind == "parquet folder" else None
+    return _load_built(source, choose_split, streaming, cache_dir, num_proc, folder, **kwargs)
 
 
 def _choose_split(source, split: str | None, default: str, splits: list[str]) -> str:
@@ -305,11 +306,11 @@ def _load_saved(path: Path, choose_split: Callable) -> Dataset:
 
 
 def _load_built(
-    source, choose_split: Callable, streaming, cache_dir, num_proc, is_folder: bool, **kwargs
+    source, choose_split: Callable, streaming, cache_dir, num_proc, folder: Path | None, **kwargs
 ) -> Dataset | IterableDataset:
     builder = load_dataset_builder(str(source), cache_dir=cache_dir, **kwargs)
-    if is_folder and not Path(source, "README.md").exists():  # which may say what belongs to which configuration
-        _check_covered(source, builder.config.data_files or {}, lambda name: name.endswith(".parquet"))
+    if folder and not (folder / "README.md").exists():  # which may say what belongs to which configuration
+        _check_covered(folder, builder.config.data_files or {}, lambda name: name.endswith(".parquet"))
     split = choose_split([str(name) for name in builder.config.data_files or ()])
     if streaming:
         return builder.as_streaming_dataset(split=split)
