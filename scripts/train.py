@@ -56,6 +56,8 @@ def main():
         trainer.push_to_hub(**sources)
     else:
         trainer.create_model_card(**sources)
+    # A process of several that ends with its group still open may break off in its last moment.
+    trainer.accelerator.end_training()
 
 
 if __name__ == "__main__":

@@ -367,6 +367,7 @@ trainer = make_trainer(
 counted = [trainer.evaluate()["eval_words"], trainer.predict(trainer.eval_dataset).metrics["test_words"]]
 if trainer.is_world_process_zero():
     print("counted", counted)
+trainer.accelerator.end_training()
 """)
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
