@@ -34,6 +34,7 @@ from transformers.utils import logging
 from clip4str_hf import Clip4STRConfig, Clip4STRForSceneTextRecognition
 from clip4str_hf.command_line import require_at_least
 from clip4str_hf.metrics.tables import markdown_table
+from clip4str_hf.training.arguments import has_bf16
 
 
 SIZES = {  # image tower: width, layers, patch; text tower: width, layers; projection
@@ -203,7 +204,7 @@ def option_rows(model, clock: Clock, batch_size: int, compiled: bool) -> list[di
     images = random_images(model, batch_size)
     calls = {name: partial(model.generate, images, **options) for name, options in OPTIONS.items()}
     for dtype in (torch.bfloat16, torch.float16):
-        if model.device.type != "cpu" or (dtype == torch.bfloat16 and has_fast_bf16()):
+        if model.device.type != "cpu" or (dtype == torch.bfloat16 and has_bf16(use_cpu=True)):
             calls[str(dtype).removeprefix("torch.")] = partial(in_precision(model, dtype).generate, images.to(dtype))
     if model.device.type == "cpu" and model.dtype == torch.float32:
         quantized = torch.ao.quantization.quantize_dynamic(model, {torch.nn.Linear}, dtype=torch.qint8)
@@ -224,10 +225,6 @@ def option_rows(model, clock: Clock, batch_size: int, compiled: bool) -> list[di
         }
         for name, time in seconds.items()
     ]
-
-
-def has_fast_bf16() -> bool:
-    return getattr(torch.cpu, "get_capabilities", dict[str, bool])().get("avx512_bf16", False)
 
 
 def in_precision(model, dtype: torch.dtype):

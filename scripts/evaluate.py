@@ -197,7 +197,7 @@ def main() -> int:
         save_plots(sets, arguments.plots)
     empty = [name for name, found in sets.items() if found and not any(figures["words"] for figures in found.values())]
     for name in empty:
-        print(f"{name}: no label counts under charset {' or '.join(arguments.charset)}", file=sys.stderr)
+        print(f"{name}: no word was counted under charset {' or '.join(arguments.charset)}", file=sys.stderr)
     return 1 if unreadable or empty else 0
 
 

@@ -297,7 +297,7 @@ def test_a_set_of_which_nothing_counts_is_a_failure(tmp_path):
     write_lmdb(tmp_path / "set", [(image("word_270.webp"), "!!!")])
     run = python(tmp_path / "home", SCRIPT, "--data", f"marks={tmp_path / 'set'}", "--card", tmp_path / "README.md")
     assert run.returncode == 1
-    assert run.stderr == "marks: no label counts under charset 36\n"
+    assert run.stderr == "marks: no word was counted under charset 36\n"
     assert "metrics" not in ModelCard.load(tmp_path / "README.md").data.to_dict()
 
 

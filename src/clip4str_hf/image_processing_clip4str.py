@@ -185,7 +185,8 @@ def to_rgb(image, input_data_format: ChannelDimension | str | None = None) -> Im
         ValueError: if it has no pixels, or values or a shape that cannot be those of an image.
     """
     if isinstance(image, Image.Image):
-        with suppress(Exception):  # an image whose EXIF data are damaged is read as it lies
+        image.load()  # so that only damage to the EXIF data is passed over: the image is then read as it lies
+        with suppress(Exception):
             image = ImageOps.exif_transpose(image)
     else:
         image = _from_array(image, input_data_format)

@@ -591,11 +591,11 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         )
 
     def _encode_image(self, pixel_values, output_attentions=False):
-        implementations = {part._attn_implementation for part in (self.config, self.vision_tower.config)}
-        if output_attentions and implementations != {"eager"}:
+        implementations = [part._attn_implementation for part in (self.config, self.vision_tower.config)]
+        if output_attentions and implementations != ["eager", "eager"]:
             raise ValueError(
-                "output_attentions needs attn_implementation='eager', this model runs "
-                f"{' and '.join(map(repr, implementations))}: model.set_attn_implementation('eager')."
+                "output_attentions needs attn_implementation='eager', the decoders and the image tower of this model "
+                f"run {implementations}: model.set_attn_implementation('eager')."
             )
         if not isinstance(pixel_values, torch.Tensor):
             raise ValueError(f"pixel_values must be a tensor, got {type(pixel_values).__name__}.")

@@ -325,7 +325,8 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     whole = {"train": "**"} if any((path / name).exists() for name in METADATA_NAMES) else None
     builder = load_dataset_builder("imagefolder", data_dir=escape(str(path)), data_files=whole, cache_dir=cache_dir)
     data_files = {str(name): files for name, files in builder.config.data_files.items()}
-    _check_covered(path, data_files, lambda name: name in METADATA_NAMES)
+    if whole is None:
+        _check_covered(path, data_files, lambda name: name in METADATA_NAMES)
     split = choose_split(list(data_files))
     listed = [file for file in data_files[split] if os.path.basename(file) in METADATA_NAMES]
     tables = [file for file in listed if os.path.basename(file) == "metadata.csv"]
@@ -357,7 +358,9 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
 
 def _check_covered(path, data_files: dict[str, list[str]], holds_words: Callable[[str], bool]):
     """The library takes files and folders named after splits, and leaves all others out without a word."""
-    taken = {os.path.realpath(file) for files in data_files.values() for file in files}
+    # Without the images, of which there may be millions.
+    listed = (file for files in data_files.values() for file in files if holds_words(os.path.basename(file)))
+    taken = set(map(os.path.realpath, listed))
     left = [
         os.path.join(folder, name)
         for folder, names in walk_files(path)
