@@ -10,6 +10,7 @@ from transformers import HfArgumentParser, set_seed
 from clip4str_hf.card_clip4str import is_hub_id
 from clip4str_hf.training.arguments import DataArguments, ModelArguments, TrainingArguments, contradiction
 from clip4str_hf.training.checkpoints import last_checkpoint, steps_of
+from clip4str_hf.training.reader_trainer import ReaderTrainer
 from clip4str_hf.training.recipe import make_reader, make_trainer
 
 
@@ -56,7 +57,17 @@ def main():
         trainer.push_to_hub(**sources)
     else:
         trainer.create_model_card(**sources)
-    # A process of several that ends with its group still open may break off in its last moment.
+    leave_group(trainer)
+
+
+def leave_group(trainer: ReaderTrainer):
+    """
+    Closes what connects several processes: a process that ends with it still open may break off in its last moment.
+    The wrapper that shared the gradients goes first. It holds the connection, whose threads may still want to free
+    Python's objects, and one that is freed last waits for them without letting them.
+    """
+    trainer.model_wrapped = trainer.model
+    trainer.accelerator.free_memory()
     trainer.accelerator.end_training()
 
 

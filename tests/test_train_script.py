@@ -243,11 +243,35 @@ def test_a_run_that_goes_on_outlives_the_checkpoint_where_it_was_broken(tmp_path
     assert same(weights(tmp_path / "out"), weights(tmp_path / "out" / "checkpoint-6"))
 
 
+WATCHED = """
+import gc
+import runpy
+import sys
+
+import torch
+from torch.nn.parallel import DistributedDataParallel
+
+destroy_process_group = torch.distributed.destroy_process_group
+
+
+def count_and_destroy(group=None):
+    wrappers = sum(isinstance(found, DistributedDataParallel) for found in gc.get_objects())
+    destroy_process_group(group)
+    print(f"wrappers at the end of the group: {wrappers}\\n", end="", flush=True)
+
+
+torch.distributed.destroy_process_group = count_and_destroy
+sys.argv = sys.argv[1:]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+# `accelerate launch --cpu` starts one process, unless it has MPI.
 @pytest.mark.parametrize(
     "launcher, streamed",
     [
         (["torch.distributed.run", "--nproc_per_node", "2", "--standalone"], True),
-        (["accelerate.commands.launch", "--cpu", "--num_processes", "2", "--main_process_port", "0"], False),
+        (["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"], False),
     ],
     ids=["torchrun", "accelerate"],
 )
@@ -259,17 +283,22 @@ def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
     (eleven / left_out.partition(",")[0]).unlink()
     data = ["--train_data", lmdb, "--streaming", "--validation_data", eleven] if streamed else RENDERED
     options = ["--config_name", tiny, *data, "--max_steps", "2", *SMALL, *STEPS]
-    command = [sys.executable, "-m", *launcher, SCRIPT, *options, "--output_dir", tmp_path / "out"]
+    program = tmp_path / "train.py"
+    program.write_text(WATCHED)
+    command = [sys.executable, "-m", *launcher, program, SCRIPT, *options, "--output_dir", tmp_path / "out"]
     done = subprocess.run(
         list(map(str, command)),
         capture_output=True,
         text=True,
+        timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     summary = [entry for entry in history(tmp_path / "out" / "checkpoint-2") if "eval_word_accuracy" in entry]
     assert len(summary) == 2  # before the first step, and after the second
     assert done.stdout.count("***** eval metrics *****") == 1
+    # A wrapper of the model that is freed after the group may wait for its threads forever.
+    assert done.stdout.count("wrappers at the end of the group: 0") == 2
     Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
 
 
