@@ -290,7 +290,6 @@ def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
         list(map(str, command)),
         capture_output=True,
         text=True,
-        timeout=900,
         env=os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
     )
     assert done.returncode == 0, done.stderr[-3000:]
