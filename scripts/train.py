@@ -9,7 +9,7 @@ from transformers import HfArgumentParser, set_seed
 
 from clip4str_hf.card_clip4str import is_hub_id
 from clip4str_hf.training.arguments import DataArguments, ModelArguments, TrainingArguments, contradiction
-from clip4str_hf.training.checkpoints import last_checkpoint, steps_of
+from clip4str_hf.training.checkpoints import check_goes_on, last_checkpoint, steps_of
 from clip4str_hf.training.reader_trainer import ReaderTrainer
 from clip4str_hf.training.recipe import make_reader, make_trainer
 
@@ -32,6 +32,8 @@ def main():
         model, processor = make_reader(model_arguments)
         trainer = make_trainer(model, processor, data_arguments, training)
         checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
+        if checkpoint:
+            check_goes_on(checkpoint, model.config)
         # Read now, because later checkpoints may take its place.
         steps_before = steps_of(checkpoint) if checkpoint else 0
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library

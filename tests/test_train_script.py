@@ -6,6 +6,7 @@ import json
 import os
 import runpy
 import shutil
+import string
 import subprocess
 import sys
 from pathlib import Path
@@ -309,6 +310,18 @@ def test_a_checkpoint_that_was_not_written_to_its_end_is_passed_over(tmp_path, t
     os.utime(tmp_path / "out" / "checkpoint-9", (0, 0))
     train(*options, "--max_steps", "4")
     assert json.loads((tmp_path / "out" / "checkpoint-4" / "trainer_state.json").read_text())["global_step"] == 4
+
+
+@pytest.mark.parametrize(
+    "option, field", [(["--charset", string.ascii_lowercase], "charset"), (["--image_size", "32", "96"], "image_size")]
+)
+def test_another_reader_does_not_go_on_from_the_checkpoints_of_one(tmp_path, tiny, option, field):
+    options = ["--config_name", tiny, *RENDERED, *SMALL, *STEPS, "--output_dir", tmp_path / "out"]
+    train(*options, "--charset", string.ascii_uppercase, "--max_steps", "2")
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(AssertionError, match=f"checkpoint-2 has {field}=.*: give another output_dir"):
+        train(*options, "--charset", string.ascii_uppercase, *option, "--max_steps", "4")
+    assert sorted((tmp_path / "out").rglob("*")) == before
 
 
 def test_half_precision_is_trained_in_full(tmp_path, tiny):

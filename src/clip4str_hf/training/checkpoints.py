@@ -8,6 +8,8 @@ from transformers import TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 
+from ..configuration_clip4str import Clip4STRConfig
+
 
 def last_checkpoint(folder: str | os.PathLike) -> str | None:
     """
@@ -25,4 +27,21 @@ def steps_of(checkpoint: str | os.PathLike) -> int:
     return TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME)).global_step
 
 
-__all__ = ["last_checkpoint", "steps_of"]
+def check_goes_on(checkpoint: str | os.PathLike, config: Clip4STRConfig):
+    """
+    Checks that a run with this configuration can go on from a checkpoint: with as many others, its characters would be
+    taken for them without an error.
+
+    Raises:
+        ValueError: if the checkpoint has other characters, longer or shorter texts, or images of another size.
+    """
+    saved = Clip4STRConfig.from_pretrained(checkpoint)
+    for name in ("charset", "max_label_length", "image_size"):
+        before, now = getattr(saved, name), getattr(config, name)
+        if before != now:
+            raise ValueError(
+                f"The training of {checkpoint} has {name}={before!r}, not {now!r}: give another output_dir."
+            )
+
+
+__all__ = ["check_goes_on", "last_checkpoint", "steps_of"]
