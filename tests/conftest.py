@@ -18,6 +18,8 @@ from clip4str_hf.conversion_clip4str import convert_original_checkpoint, load_or
 # Tests run side by side, and so small models are no faster on several threads; scripts that are started inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 torch.set_num_threads(1)
+# Servers of the tests are on this machine, wherever a proxy leads.
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 # All of the reference's outputs, of which `tests/data` holds a part: CLIP4STR_PARITY=FOLDER.
 PARITY = Path(os.environ.get("CLIP4STR_PARITY", "reference-outputs"))
@@ -33,6 +35,7 @@ class Parity:
     outputs: dict[str, torch.Tensor]
     expected: dict
     with_logits: list[int]  # the images whose logits are in `outputs`
+    num_clean: int  # the images before those of noise and blur
 
     @property
     def pixel_values(self):
@@ -102,7 +105,7 @@ def parity_small() -> Parity:
     state["clip_model.token_embedding.weight"] = embedding
     outputs = {name.removeprefix("outputs/"): value for name, value in tensors.items() if name.startswith("outputs/")}
     model = convert_original_checkpoint(state, expected["hyper_parameters"])
-    return Parity(state, model, outputs, expected, expected["with_logits"])
+    return Parity(state, model, outputs, expected, expected["with_logits"], num_clean=8)
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +115,7 @@ def parity_full(parity_dir) -> Parity:
     outputs = load_file(parity_dir / "tiny.safetensors")
     expected = json.loads((parity_dir / "tiny.json").read_text())
     model = convert_original_checkpoint(state, hyper_parameters)
-    return Parity(state, model, outputs, expected, list(range(len(outputs["pixel_values"]))))
+    return Parity(state, model, outputs, expected, list(range(len(outputs["pixel_values"]))), num_clean=12)
 
 
 @pytest.fixture(params=["small", "full"])

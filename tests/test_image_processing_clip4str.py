@@ -5,6 +5,7 @@ import base64
 import http.server
 import io
 import logging
+import os
 import threading
 
 import numpy as np
@@ -266,7 +267,8 @@ def test_an_unreadable_item_is_named(tmp_path, word):
     word.save(buffer, "png")
     (tmp_path / "cut.png").write_bytes(buffer.getvalue()[:400])
     (tmp_path / "text.png").write_text("no image")
-    for name in ("cut.png", "text.png", "missing.png"):
+    os.mkfifo(tmp_path / "pipe.png")  # nothing ever comes out of it
+    for name in ("cut.png", "text.png", "missing.png", "pipe.png"):
         with pytest.raises(ValueError, match=f"Image 1 .*{name}"):
             pixels([word, tmp_path / name])
     with Image.open(tmp_path / "cut.png") as cut, pytest.raises(ValueError, match="Image 2 cannot be read"):

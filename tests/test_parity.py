@@ -113,16 +113,16 @@ def test_the_small_copy_is_cut_from_the_full_folder(parity_dir, parity_small, tm
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_reads_the_same_clean_words(parity_full, dtype):
-    model = copy.deepcopy(parity_full.model).to(dtype)
-    clean = slice(12)  # the rest is noise and blur
-    sequences = model.generate(parity_full.pixel_values[clean].to(dtype))
-    assert read_texts(model, sequences) == parity_full.expected["settings"]["ar_refine1"]["text"][clean]
+def test_half_precision_reads_the_same_clean_words(parity, dtype):
+    model = copy.deepcopy(parity.model).to(dtype)
+    clean = slice(parity.num_clean)
+    sequences = model.generate(parity.pixel_values[clean].to(dtype))
+    assert read_texts(model, sequences) == parity.expected["settings"]["ar_refine1"]["text"][clean]
 
 
-def test_eager_and_sdpa_read_the_same_words(parity_full):
-    model = copy.deepcopy(parity_full.model)
+def test_eager_and_sdpa_read_the_same_words(parity):
+    model = copy.deepcopy(parity.model)
     for implementation in ("eager", "sdpa"):
         model.set_attn_implementation(implementation)
-        texts = read_texts(model, model.generate(parity_full.pixel_values))
-        assert texts == parity_full.expected["settings"]["ar_refine1"]["text"]
+        texts = read_texts(model, model.generate(parity.pixel_values))
+        assert texts == parity.expected["settings"]["ar_refine1"]["text"]

@@ -6,8 +6,10 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from PIL import Image, ImageDraw, ImageFont
@@ -164,6 +166,20 @@ def test_a_list_names_the_images(checkpoint, images, tmp_path):
     marked = read("--model", checkpoint, "--files-from", tmp_path / "list.txt")
     assert marked.stdout.startswith(str(images / "a.jpg")) and marked.returncode == 0
     assert "absent.txt" in read("--model", checkpoint, "--files-from", tmp_path / "absent.txt").stderr
+
+
+def test_processes_end_with_a_parent_that_is_killed(checkpoint, images):
+    command = [sys.executable, SCRIPT, "--model", checkpoint, "--num-workers", "2", "--files-from", "-"]
+    with subprocess.Popen(list(map(str, [*command, "--batch-size", "1"])), stdin=subprocess.PIPE) as parent:
+        for name in ("a.jpg", "b.png", "c.webp", "d.png"):
+            parent.stdin.write(os.fsencode(images / name) + b"\n")
+        parent.stdin.flush()  # and more may come
+        end = time.monotonic() + 60
+        while len(workers := psutil.Process(parent.pid).children()) < 2:
+            assert time.monotonic() < end and parent.poll() is None
+            time.sleep(0.1)
+        parent.kill()
+    assert not psutil.wait_procs(workers, timeout=20)[1]
 
 
 def test_a_folder_is_searched_for_images_only(images):

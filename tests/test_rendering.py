@@ -2,6 +2,7 @@
 """Rendered words: the same number gives the same word, of the charset asked for, with its letters where it says."""
 
 import csv
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,31 @@ def test_a_number_gives_the_same_word_in_any_order(renderer, difficulty):
         again = other.render(index, difficulty)
         assert again.text == first[index].text and again.letter_positions == first[index].letter_positions
         assert np.array_equal(pixels(again), pixels(first[index]))
+
+
+def test_a_number_gives_the_same_word_in_any_interpreter():
+    # Interpreters differ in the order of sets of strings.
+    code = f"""
+from hashlib import sha256
+from pathlib import Path
+from clip4str_hf.data.rendering import WordRenderer
+
+renderer = WordRenderer([Path({str(FONTS[0])!r})], {WORDS[:100]!r}, seed=3)
+words = [renderer.render(index) for index in range(20)]
+print(sha256(b"".join(word.text.encode() + word.image.tobytes() for word in words)).hexdigest())
+"""
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=120,
+            env=os.environ | {"PYTHONHASHSEED": seed},
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(digests) == 1
 
 
 def test_numbers_and_seeds_give_different_words(renderer):

@@ -16,6 +16,7 @@ import pytest
 import torch
 from datasets import DatasetDict
 from huggingface_hub import ModelCard
+from launching import ACCELERATE, TORCHRUN, launch
 from safetensors.torch import load_file
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor, CLIPTokenizer
 from transformers.utils import is_torch_bf16_gpu_available
@@ -35,6 +36,7 @@ WORDS = DATA / "words"
 FONTS = DATA / "fonts"
 RENDERED = ["--fonts", FONTS, "--words", DATA / "words.txt", "--validation_data", WORDS]
 STEPS = ["--eval_strategy", "steps", "--eval_steps", "2", "--save_strategy", "steps", "--save_steps", "2"]
+BROKEN_OFF = {"step": 0, "broken_off": 1}
 SMALL = ["--per_device_train_batch_size", "4", "--logging_steps", "1", "--use_cpu"]
 
 
@@ -83,6 +85,17 @@ def same(one, other):
 
 def history(folder):
     return json.loads((Path(folder) / "trainer_state.json").read_text())["log_history"]
+
+
+def break_off(checkpoint, folder):
+    """
+    Puts a checkpoint into a folder, as if a run had broken off there, with a line in its history that only a run that
+    goes on from it has. One that starts again would end with the same weights.
+    """
+    copy = Path(shutil.copytree(checkpoint, folder / checkpoint.name))
+    state = json.loads((copy / "trainer_state.json").read_text())
+    state["log_history"].append(BROKEN_OFF)
+    (copy / "trainer_state.json").write_text(json.dumps(state))
 
 
 def test_fine_tunes_a_trained_reader_and_keeps_what_was_best(tmp_path, tiny):
@@ -217,8 +230,9 @@ def test_a_broken_run_goes_on_and_ends_as_an_unbroken_one(tmp_path, tiny):
     train(*options, "--output_dir", tmp_path / "again", "--load_best_model_at_end", "False")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "again"))
 
-    shutil.copytree(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken" / "checkpoint-2")
+    break_off(tmp_path / "whole" / "checkpoint-2", tmp_path / "broken")
     train(*options, "--output_dir", tmp_path / "broken", "--load_best_model_at_end", "False")
+    assert BROKEN_OFF in history(tmp_path / "broken" / "checkpoint-4")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
     train(*options, "--output_dir", tmp_path / "other", "--load_best_model_at_end", "False", "--seed", "1")
     assert not same(weights(tmp_path / "whole"), weights(tmp_path / "other"))
@@ -229,8 +243,9 @@ def test_a_broken_fine_tuning_goes_on_with_the_augmentations_of_its_epoch(tmp_pa
     options = ["--config_name", tiny, "--train_data", WORDS, "--max_steps", "6", *SMALL, *STEPS]
     options += ["--load_best_model_at_end", "False", "--save_total_limit", "3"]
     train(*options, "--output_dir", tmp_path / "whole")
-    shutil.copytree(tmp_path / "whole" / "checkpoint-4", tmp_path / "broken" / "checkpoint-4")
+    break_off(tmp_path / "whole" / "checkpoint-4", tmp_path / "broken")
     train(*options, "--output_dir", tmp_path / "broken")
+    assert BROKEN_OFF in history(tmp_path / "broken" / "checkpoint-6")
     assert same(weights(tmp_path / "whole"), weights(tmp_path / "broken"))
 
 
@@ -271,8 +286,8 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 @pytest.mark.parametrize(
     "launcher, streamed",
     [
-        (["torch.distributed.run", "--nproc_per_node", "2", "--standalone"], True),
-        (["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"], False),
+        (TORCHRUN, True),
+        (ACCELERATE, False),
     ],
     ids=["torchrun", "accelerate"],
 )
@@ -286,19 +301,13 @@ def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
     options = ["--config_name", tiny, *data, "--max_steps", "2", *SMALL, *STEPS]
     program = tmp_path / "train.py"
     program.write_text(WATCHED)
-    command = [sys.executable, "-m", *launcher, program, SCRIPT, *options, "--output_dir", tmp_path / "out"]
-    done = subprocess.run(
-        list(map(str, command)),
-        capture_output=True,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    command = [launcher, program, SCRIPT, *options, "--output_dir", tmp_path / "out"]
+    printed = launch(*command, HF_DATASETS_CACHE=str(tmp_path / "cache"))
     summary = [entry for entry in history(tmp_path / "out" / "checkpoint-2") if "eval_word_accuracy" in entry]
     assert len(summary) == 2  # before the first step, and after the second
-    assert done.stdout.count("***** eval metrics *****") == 1
+    assert printed.count("***** eval metrics *****") == 1
     # A wrapper of the model that is freed after the group may wait for its threads forever.
-    assert done.stdout.count("wrappers at the end of the group: 0") == 2
+    assert printed.count("wrappers at the end of the group: 0") == 2
     Clip4STRForSceneTextRecognition.from_pretrained(tmp_path / "out")
 
 
@@ -342,14 +351,32 @@ def test_a_new_reader_has_no_calibration_of_another(tmp_path, tiny):
 
 
 def test_streams_lmdb(tmp_path, tiny, lmdb):
-    options = ["--config_name", tiny, "--train_data", lmdb, "--streaming", "--validation_data", WORDS]
-    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
-    logged = history(tmp_path / "out" / "checkpoint-2")
-    assert [entry["step"] for entry in logged if "loss" in entry] == [1, 2]
-    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--augment", "False", "--output_dir", tmp_path / "plain")
+    options = [
+        "--config_name",
+        tiny,
+        "--train_data",
+        lmdb,
+        "--streaming",
+        "--validation_data",
+        WORDS,
+        "--max_steps",
+        "3",
+    ]
+    options += [*SMALL, *STEPS, "--load_best_model_at_end", "False", "--output_dir"]
+    train(*options, tmp_path / "out")
+    logged = history(tmp_path / "out" / "checkpoint-3")
+    assert [entry["step"] for entry in logged if "loss" in entry] == [1, 2, 3]
+    train(*options, tmp_path / "plain", "--augment", "False")
     assert not same(weights(tmp_path / "out"), weights(tmp_path / "plain"))
-    train(*options, *SMALL, *STEPS, "--max_steps", "2", "--seed", "1", "--output_dir", tmp_path / "other")
+    train(*options, tmp_path / "other", "--seed", "1")
     assert not same(weights(tmp_path / "out"), weights(tmp_path / "other"))
+
+    train(*options, tmp_path / "again")
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "again"))
+    break_off(tmp_path / "out" / "checkpoint-2", tmp_path / "broken")
+    train(*options, tmp_path / "broken")
+    assert BROKEN_OFF in history(tmp_path / "broken" / "checkpoint-3")
+    assert same(weights(tmp_path / "out"), weights(tmp_path / "broken"))
 
 
 def load(**arguments):

@@ -2,9 +2,6 @@
 """transformers' `Trainer` and `Seq2SeqTrainer` train the reader as they train any model."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +10,7 @@ import torch
 from datasets import Dataset, Features, Value
 from datasets import Image as ImageColumn
 from huggingface_hub import ModelCard
+from launching import TORCHRUN, launch
 from PIL import Image, ImageDraw, ImageFont
 from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments, Trainer, TrainingArguments
 
@@ -369,7 +367,4 @@ if trainer.is_world_process_zero():
     print("counted", counted)
 trainer.accelerator.end_training()
 """)
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone", str(program)]
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "counted [5, 5]" in done.stdout
+    assert "counted [5, 5]" in launch(TORCHRUN, program)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from io import BytesIO
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -170,6 +171,8 @@ def _open(source: str) -> Image.Image:
         file = BytesIO(httpx.get(source, follow_redirects=True).raise_for_status().content)
     elif source.startswith("data:"):
         file = BytesIO(base64.b64decode(source.partition(",")[2]))
+    elif Path(source).is_fifo():
+        raise ValueError("it is a named pipe, which is no image file and may never end")
     else:
         file = source
     with Image.open(file) as image:

@@ -2,14 +2,16 @@
 """Reads many images: opens them in other threads or processes, reads them in batches and keeps their order."""
 
 import math
+import multiprocessing
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, islice
 from operator import itemgetter
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numpy as np
@@ -186,7 +188,11 @@ def read_items(
 
 def _read_items(items, open_items, batch_size, num_workers, read_batch):
     workers = num_workers or os.cpu_count() or 1
-    pool = (ProcessPoolExecutor if num_workers else ThreadPoolExecutor)(workers)
+    pool: Executor
+    if num_workers:
+        pool = ProcessPoolExecutor(workers, initializer=_end_with_parent)
+    else:
+        pool = ThreadPoolExecutor(workers)
     share = math.ceil(batch_size / workers)  # each worker opens its part of a batch
     opening = deque()
     try:
@@ -199,6 +205,16 @@ def _read_items(items, open_items, batch_size, num_workers, read_batch):
             yield from read_batch(batch, parts)
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _end_with_parent():
+    """Lets this process end when its parent is killed; it would wait for more work for ever."""
+
+    def wait():
+        multiprocessing.parent_process().join()
+        os._exit(1)
+
+    Thread(target=wait, daemon=True).start()
 
 
 def _open_items(items, open_item, image_processor, rotate_vertical) -> list[np.ndarray | str]:
