@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, IterableDataset, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Features, IterableDataset, Value, load_dataset, load_from_disk
+from datasets import Image as ImageColumn
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 from torch.utils.data import DataLoader
@@ -480,6 +481,26 @@ def test_parquet_of_others_and_saved_sets_are_read(tmp_path, streaming):
         load_words(tmp_path / "splits", "train", streaming=streaming)
     with pytest.raises(ValueError, match=r"\['revision'\] do not apply"):
         load_words(tmp_path / "saved", revision="main")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("form", ["parquet", "arrow"])
+@pytest.mark.parametrize("columns", [("image", "text"), ("crop", "word")])
+def test_images_of_sets_are_read_byte_by_byte(tmp_path, form, columns, streaming):
+    file = io.BytesIO()
+    Image.effect_noise((40, 20), 50).save(file, "JPEG", quality=95)
+    images = [{"bytes": data, "path": name} for data, name in ((file.getvalue(), "a.jpg"), (b"no image", "b.jpg"))]
+    features = Features(dict(zip(columns, (ImageColumn(), Value("string")))))
+    saved = Dataset.from_dict(dict(zip(columns, (images, ["one", "two"]))), features=features)
+    if form == "parquet":
+        saved.to_parquet(tmp_path / "set" / "train.parquet")
+    else:
+        saved.save_to_disk(tmp_path / "set")
+    words = load_words(tmp_path / "set", streaming=streaming, image_column=columns[0], text_column=columns[1])
+    assert [row["image"] for row in words] == images
+    kept, report = clean_words(words)
+    assert texts_of(kept) == ["one"]
+    assert "b.jpg" in str(report)
 
 
 # Clean-up

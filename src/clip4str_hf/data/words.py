@@ -419,7 +419,8 @@ def _find_text_column(columns) -> str:
 def _check_columns(source, columns, *names: str):
     for name in names:
         if name not in columns:
-            raise ValueError(f"{source} has no column {name!r}, but {sorted(columns)}.")
+            hint = "" if name == "file_name" else " Other names are given as image_column and text_column."
+            raise ValueError(f"{source} has no column {name!r}, but {sorted(columns)}.{hint}")
         if list(columns).count(name) > 1:
             raise ValueError(f"{source} has several columns {name!r} among {sorted(columns)}.")
 
@@ -440,9 +441,10 @@ def _standard_columns(source, words, image_column: str, text_column: str | None)
     _check_columns(source, columns, image_column, text_column)
     _check_texts(source, text_column, columns[text_column])
     words = words.select_columns([image_column, text_column])
+    # First, because renaming the columns of a stream would decode its images and encode them anew, with losses.
+    words = words.cast_column(image_column, Image(decode=False))
     renamed = {image_column: "image", text_column: "text"}
-    words = words.rename_columns({old: new for old, new in renamed.items() if old != new})
-    return words.cast_column("image", Image(decode=False))
+    return words.rename_columns({old: new for old, new in renamed.items() if old != new})
 
 
 class _Check:
