@@ -269,6 +269,7 @@ def test_text_towers_that_do_not_take_captions_are_refused(tmp_path):
 
 def test_a_charset_may_be_in_a_file(tmp_path):
     assert read_charset("abc@") == "abc@"
+    assert read_charset("a\u0301b") == "áb"
     charset = read_charset(f"@{UKRAINIAN}")
     assert len(charset) == len(set(charset)) == 10 + 2 * 33 + 32 and "Ї" in charset and "@" in charset
     (tmp_path / "letters.txt").write_bytes("\ufeffи\u0306\r\na b\n".encode())

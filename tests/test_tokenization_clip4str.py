@@ -208,6 +208,20 @@ def test_accents_that_the_charset_lacks_leave_their_letter():
     assert Clip4STRTokenizer(charset="ежлка").clean("Ёлка") == "елка"
 
 
+@pytest.mark.parametrize(
+    "charset, label, cleaned",
+    [
+        ("アイスカガ", "ｱｲｽ", "アイス"),
+        ("ابحرم", "ﻣﺮﺣﺒﺎ", "مرحبا"),
+        ("أب", "ﺃﺏ", "أب"),
+        ("αβμ5", "5\u00b5", "5μ"),
+        ("οδσ", "ΟΔΟΣ", "οδοσ"),
+    ],
+)
+def test_look_alikes_that_the_charset_holds_are_kept(charset, label, cleaned):
+    assert Clip4STRTokenizer(charset=charset).clean(label) == cleaned
+
+
 def test_clean_labels_have_single_spaces_between_words():
     spaced = Clip4STRTokenizer(charset=ASCII + " ")
     assert [spaced.clean(label) for label in ("\u00a8A", "A \u00b4 B", "A 漢 B ")] == ["A", "A B", "A B"]

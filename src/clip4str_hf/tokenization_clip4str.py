@@ -115,9 +115,9 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
         Reduces a label to characters that the model can read (the clean-up of the scene text recognition protocol).
         Case is folded if the charset has letters of one case only. Letters and their accents are composed (NFC) or
         taken apart (NFD), whichever the charset holds, and accents that it lacks are left out. Other characters
-        outside the charset become their ASCII look-alikes (NFKD), and what is then still outside it is removed. With a
-        charset that holds the space, words are separated by one space, whatever white space stood between them, with
-        none at the ends.
+        outside the charset become their look-alikes (NFKC, else NFKD), and what is then still outside it is removed.
+        With a charset that holds the space, words are separated by one space, whatever white space stood between them,
+        with none at the ends.
 
         The result may be empty or too long; the tokenizer refuses both.
         """
@@ -141,7 +141,13 @@ class Clip4STRTokenizer(PreTrainedTokenizer):
             return char
         if parts[0] in self.vocab:
             return "".join(part for part in parts if part in self.vocab)
-        return self._fold(unicodedata.normalize("NFKD", char).encode("ascii", "ignore").decode())
+        if char == "ς":  # into which folding the case turns the last letter of a word
+            return "σ"
+        for form in ("NFKC", "NFKD"):
+            alike = self._fold(unicodedata.normalize(form, char))
+            if all(part in self.vocab for part in alike):
+                break
+        return "".join(part for part in alike if part in self.vocab or part.isascii())
 
     def __call__(self, text=None, *, padding=True, **kwargs):
         """

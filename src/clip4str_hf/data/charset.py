@@ -23,16 +23,15 @@ def read_lines(path: str | os.PathLike) -> list[str]:
 def read_charset(argument: str) -> str:
     """
     A character set, given as its characters or, if it is long, as `@` and the name of a UTF-8 text file that holds it.
-    The lines of the file are joined, spaces in them count as characters, and letters with accents are composed (NFC).
+    Letters with accents are composed (NFC), the lines of the file are joined, and spaces in them count as characters.
     A set that contains `@` must not begin with it.
 
     Raises:
         OSError: if the file cannot be read.
         ValueError: if it is not UTF-8.
     """
-    if not argument.startswith("@"):
-        return argument
-    return unicodedata.normalize("NFC", "".join(read_lines(argument[1:])))
+    characters = "".join(read_lines(argument[1:])) if argument.startswith("@") else argument
+    return unicodedata.normalize("NFC", characters)
 
 
 __all__ = ["read_charset", "read_lines"]
