@@ -519,6 +519,12 @@ def test_a_lexicon_is_not_asked_what_follows_an_end(reader, words):
     assert set(texts(reader, words, prefix_allowed_tokens_fn=allowed)) <= {"ST", "2"}
 
 
+def test_a_pattern_may_hold_all_tokens(reader, words):
+    # Begin and padding have ids too, but never follow.
+    everything = set(range(len(reader.config.charset) + 3))
+    assert texts(reader, words, prefix_allowed_tokens_fn=lambda batch, ids: everything) == texts(reader, words)
+
+
 def test_a_pattern_may_differ_from_image_to_image(reader, words):
     digits, letters = ids_of(reader, string.digits), ids_of(reader, string.ascii_lowercase)
 

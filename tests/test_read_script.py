@@ -22,7 +22,7 @@ from clip4str_hf import (
     Clip4STRTokenizer,
     default_checkpoint,
 )
-from clip4str_hf.reading import find_images, load_reader, read_images
+from clip4str_hf.reading import find_images, load_reader, read_images, read_items
 
 
 SCRIPT = Path(__file__).parents[1] / "scripts" / "read.py"
@@ -237,6 +237,14 @@ def test_a_batch_without_a_readable_file_is_no_end(reader, images):
     assert [reading["file"] for reading in readings] == [str(file) for file in files]
     with pytest.raises(ValueError, match="batch_size=0 must be at least 1"):
         read_images(files, *reader, batch_size=0)
+    with pytest.raises(ValueError, match="files='.*b.png' is one path: give a list"):
+        read_images(images / "b.png", *reader)
+
+
+def test_an_item_holds_one_image(reader):
+    image = Image.new("RGB", (40, 20))
+    (_, alone), (_, several) = read_items([image, [image, image]], lambda item: item, *reader)
+    assert "text" in alone and several == {"error": "2 images instead of one"}
 
 
 def test_tall_images_are_read_turned_to_either_side(tmp_path):

@@ -204,7 +204,7 @@ class Clip4STRGenerationMixin(GenerationMixin):
         kwargs.pop("labels", None)  # Seq2SeqTrainer passes the whole batch
         self._complete_generation_config()
         if prefix_allowed_tokens_fn is not None:
-            prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config.eos_token_id)
+            prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config)
         if kwargs.get("max_length") is not None:  # overrides a saved `max_new_tokens`
             kwargs.setdefault("max_new_tokens", None)
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
@@ -453,9 +453,18 @@ class Clip4STRGenerationMixin(GenerationMixin):
             raise ValueError(f"refine_iters={config.refine_iters!r} must be a whole number of at least 0.")
 
 
-def _until_the_end(allowed, eos_token_id):
-    """`allowed`, but not called for texts that have ended: after an end token only the end token may follow."""
-    return lambda index, ids: [eos_token_id] if (ids == eos_token_id).any() else allowed(index, ids)
+def _until_the_end(allowed, config):
+    """
+    `allowed`, of the tokens that can be predicted, which begin and padding are not. It is not called for texts that
+    have ended: after an end token only the end token may follow.
+    """
+
+    def allowed_now(index, ids):
+        if (ids == config.eos_token_id).any():
+            return [config.eos_token_id]
+        return [token for token in map(int, allowed(index, ids)) if token < config.bos_token_id]
+
+    return allowed_now
 
 
 def _rows_of(memory, rows):

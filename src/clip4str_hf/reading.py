@@ -138,8 +138,10 @@ def read_images(
         (`str`) instead and does not stop the others.
 
     Raises:
-        ValueError: if `batch_size` is below 1 or `num_workers` below 0.
+        ValueError: if `batch_size` is below 1 or `num_workers` below 0, or `files` is a single path.
     """
+    if isinstance(files, str | os.PathLike):
+        raise ValueError(f"files={os.fspath(files)!r} is one path: give a list, such as that of find_images.")
     readings = read_items(files, os.fspath, model, processor, batch_size, num_workers, rotate_vertical=rotate_vertical)
     return ({"file": os.fspath(file), **reading} for file, reading in readings)
 
@@ -224,7 +226,10 @@ def _open_items(items, open_item, image_processor, rotate_vertical) -> list[np.n
         try:
             image = open_item(item)
             images = _turns(image, image_processor) if rotate_vertical else image
-            opened.append(image_processor(images, return_tensors="np").pixel_values)
+            pixel_values = image_processor(images, return_tensors="np").pixel_values
+            if len(pixel_values) > 1 and not rotate_vertical:
+                raise ValueError(f"{len(pixel_values)} images instead of one")
+            opened.append(pixel_values)
         except Exception as error:
             # The cause says what is wrong with the image; the error itself adds its place in a batch of one.
             opened.append(str(error.__cause__ or error))
