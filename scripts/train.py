@@ -30,12 +30,12 @@ def main():
     set_seed(training.seed)
     try:
         model, processor = make_reader(model_arguments)
-        trainer = make_trainer(model, processor, data_arguments, training)
         checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
         if checkpoint:
             check_goes_on(checkpoint, model.config)
         # Read now, because later checkpoints may take its place.
         steps_before = steps_of(checkpoint) if checkpoint else 0
+        trainer = make_trainer(model, processor, data_arguments, training)
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
     if checkpoint:

@@ -471,6 +471,8 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         (["--train_data", WORDS, "--validation_split", "test"], "--validation_split is of --validation_data"),
         (["--train_data", WORDS, "--backgrounds", WORDS], "--backgrounds is of rendered words"),
         (["--train_data", WORDS, "--optim", "adafactor"], "--optim does not apply"),
+        (["--train_data", WORDS, "--dataloader_drop_last", "True"], "--dataloader_drop_last does not apply"),
+        (["--train_data", "none", "--resume_from_checkpoint", "no-run"], "no-run is no checkpoint of a training"),
         (["--train_data", WORDS, "--metric_for_best_model", "eval_accuracy"], "--metric_for_best_model eval_accuracy"),
         (["--train_data", WORDS, "--charset", "~", "--clean_labels", "False"], "no words are left"),
         (["--train_data", WORDS, "--charset", "00"], "charset holds characters more than once"),

@@ -191,7 +191,7 @@ def _holds_images(inputs) -> bool:
 def _refuse_prompt(text):
     prompts = [text] if isinstance(text, str) else text or []
     if any(prompts):
-        raise ValueError(f"This model reads words and takes no prompt, got text={text!r}.")
+        raise ValueError(f"This model reads words and takes no prompt, got text={text!r}: give images alone.")
 
 
 __all__ = ["Clip4STRPipeline"]

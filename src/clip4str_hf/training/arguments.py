@@ -206,6 +206,8 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
         )
     if training.metric_for_best_model.removeprefix("eval_") not in ("loss", "word_accuracy", "one_minus_ned"):
         return f"--metric_for_best_model {training.metric_for_best_model} is none: loss, word_accuracy, one_minus_ned"
+    if training.dataloader_drop_last:
+        return "--dataloader_drop_last does not apply: the last validation words would be left out too"
     if data.fonts and training.ignore_data_skip:
         return "--ignore_data_skip does not apply: a run that goes on would begin with easy words again"
     if data.fonts and training.auto_find_batch_size:

@@ -33,8 +33,10 @@ def check_goes_on(checkpoint: str | os.PathLike, config: Clip4STRConfig):
     taken for them without an error.
 
     Raises:
-        ValueError: if the checkpoint has other characters, longer or shorter texts, or images of another size.
+        ValueError: if it is no checkpoint, or of other characters, longer or shorter texts, or images of another size.
     """
+    if not os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)):
+        raise ValueError(f"{checkpoint} is no checkpoint of a training: it has no {TRAINER_STATE_NAME}.")
     saved = Clip4STRConfig.from_pretrained(checkpoint)
     for name in ("charset", "max_label_length", "image_size"):
         before, now = getattr(saved, name), getattr(config, name)

@@ -106,9 +106,9 @@ def load_clean(
     words = load_words(source, split, streaming, default_split, num_proc=num_proc, **columns, **options)
     words, report = clean_words(words, processor, arguments.clean_labels, num_proc)
     if not streaming:
-        logger.info("%s: %s", source, report)
         if not len(words):
             raise ValueError(f"{source}: no words are left.\n{report}")
+        logger.info("%s: %s", source, report)
     return words
 
 
