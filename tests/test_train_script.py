@@ -283,14 +283,7 @@ runpy.run_path(sys.argv[0], run_name="__main__")
 
 
 # `accelerate launch --cpu` starts one process, unless it has MPI.
-@pytest.mark.parametrize(
-    "launcher, streamed",
-    [
-        (TORCHRUN, True),
-        (ACCELERATE, False),
-    ],
-    ids=["torchrun", "accelerate"],
-)
+@pytest.mark.parametrize("launcher, streamed", [(TORCHRUN, True), (ACCELERATE, False)], ids=["torchrun", "accelerate"])
 def test_two_processes(tmp_path, tiny, lmdb, launcher, streamed):
     # Eleven words are no equal parts for two processes.
     eleven = shutil.copytree(WORDS, tmp_path / "eleven")
@@ -351,18 +344,8 @@ def test_a_new_reader_has_no_calibration_of_another(tmp_path, tiny):
 
 
 def test_streams_lmdb(tmp_path, tiny, lmdb):
-    options = [
-        "--config_name",
-        tiny,
-        "--train_data",
-        lmdb,
-        "--streaming",
-        "--validation_data",
-        WORDS,
-        "--max_steps",
-        "3",
-    ]
-    options += [*SMALL, *STEPS, "--load_best_model_at_end", "False", "--output_dir"]
+    options = ["--config_name", tiny, "--train_data", lmdb, "--streaming", "--validation_data", WORDS]
+    options += [*SMALL, *STEPS, "--max_steps", "3", "--load_best_model_at_end", "False", "--output_dir"]
     train(*options, tmp_path / "out")
     logged = history(tmp_path / "out" / "checkpoint-3")
     assert [entry["step"] for entry in logged if "loss" in entry] == [1, 2, 3]
