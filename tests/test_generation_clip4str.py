@@ -354,6 +354,10 @@ def test_a_length_that_is_asked_for_goes_before_one_that_was_saved(reader, words
     reader.generation_config.max_new_tokens = 3
     assert reader.generate(words).shape[1] == 4
     assert reader.generate(words, max_length=6).shape[1] == 6
+    assert reader.generate(words, generation_config=GenerationConfig(max_length=6)).shape[1] == 6
+    both = GenerationConfig(max_length=6, max_new_tokens=4)
+    assert reader.generate(words, generation_config=both).shape[1] == 5
+    assert reader.generate(words, generation_config=GenerationConfig(max_length=6), max_new_tokens=4).shape[1] == 5
 
 
 def test_options_that_are_none_are_left_out(reader, words):

@@ -15,6 +15,7 @@ from transformers import (
     AttentionMaskInterface,
     AutoConfig,
     AutoModel,
+    AutoModelForImageTextToText,
     CLIPConfig,
     CLIPModel,
     CLIPTextConfig,
@@ -27,6 +28,19 @@ from clip4str_hf.modeling_clip4str import sample_permutations
 
 
 LABELS = ["Exit", "a", "C&A-24"]
+
+
+def load_with_config(path, ignore_mismatched_sizes=False, **fields):
+    config = Clip4STRConfig.from_pretrained(path, **fields)
+    load = Clip4STRForSceneTextRecognition.from_pretrained
+    return load(path, config=config, ignore_mismatched_sizes=ignore_mismatched_sizes)
+
+
+WAYS_TO_LOAD = [
+    pytest.param(Clip4STRForSceneTextRecognition.from_pretrained, id="class"),
+    pytest.param(AutoModelForImageTextToText.from_pretrained, id="auto"),
+    pytest.param(load_with_config, id="config"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -464,11 +478,33 @@ def test_attentions_of_the_loss_need_eager_attention_too(pixel_values):
         model(pixel_values, labels=spell(model, LABELS), output_attentions=True)
 
 
-def test_a_branch_that_is_trained_again_answers_again(tmp_path):
+@pytest.mark.parametrize("load", WAYS_TO_LOAD)
+def test_a_branch_that_is_trained_again_answers_again(tmp_path, load):
     tiny_model(cross_modal_loss_weight=0.0).save_pretrained(tmp_path)
-    load = Clip4STRForSceneTextRecognition.from_pretrained
     assert load(tmp_path).generation_config.visual_only
     assert not load(tmp_path, cross_modal_loss_weight=1.0).generation_config.visual_only
+
+
+@pytest.mark.parametrize("load", WAYS_TO_LOAD)
+@pytest.mark.parametrize("length", [5, 30])
+def test_the_longest_reading_follows_what_is_overridden_in_loading(tmp_path, load, length):
+    model = tiny_model()
+    model.generation_config.max_length = 7
+    model.save_pretrained(tmp_path)
+    assert load(tmp_path).generation_config.max_length == 7
+    assert load(tmp_path, max_label_length=8).generation_config.max_length == 7
+    other = load(tmp_path, max_label_length=length, ignore_mismatched_sizes=True)
+    assert other.generation_config.max_length == length + 2
+    assert other(torch.zeros(1, 3, *other.config.image_size)).logits.shape[1] == length + 1
+
+
+def test_weights_without_a_folder_and_without_a_configuration_load(tmp_path):
+    model = tiny_model()
+    state, load = model.state_dict(), Clip4STRForSceneTextRecognition.from_pretrained
+    assert load(None, config=model.config, state_dict=state).generation_config.max_length == 10
+    model.save_pretrained(tmp_path)
+    (tmp_path / "config.json").unlink()
+    assert load(tmp_path, config=model.config).generation_config.max_length == 10
 
 
 def test_sharded_parameters_train_and_read(pixel_values, tmp_path):

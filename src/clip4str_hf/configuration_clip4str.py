@@ -164,7 +164,10 @@ class Clip4STRConfig(PreTrainedConfig):
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs) -> "Clip4STRConfig":
-        """As in every configuration, but values derived from a field that `kwargs` change follow its new value."""
+        """
+        As in every configuration, but the characters of captions follow a `charset` that `kwargs` change. `image_size`
+        stays as it was saved, whatever `kwargs` make of the image tower.
+        """
         names = cls.field_names() - set(cls.sub_configs)
         own = {name: kwargs.pop(name) for name in list(kwargs) if name in names}
         if "charset" in own:

@@ -96,6 +96,11 @@ class Prediction:
     attentions: tuple
 
 
+def _is_by_length(options: dict) -> bool:
+    """Whether options of generation limit the text by `max_length` alone."""
+    return options.get("max_length") is not None and options.get("max_new_tokens") is None
+
+
 def after_end(ids: torch.LongTensor, eos_token_id: int) -> torch.BoolTensor:
     """Which positions of ids `(batch_size, positions)` come after the first end token of their text."""
     is_end = ids == eos_token_id
@@ -205,9 +210,10 @@ class Clip4STRGenerationMixin(GenerationMixin):
         self._complete_generation_config()
         if prefix_allowed_tokens_fn is not None:
             prefix_allowed_tokens_fn = _until_the_end(prefix_allowed_tokens_fn, self.config)
-        if kwargs.get("max_length") is not None:  # overrides a saved `max_new_tokens`
-            kwargs.setdefault("max_new_tokens", None)
+        by_length = _is_by_length(kwargs) or (generation_config is not None and _is_by_length(vars(generation_config)))
         config, unknown = self._prepare_generation_config(generation_config, **kwargs)
+        if by_length and kwargs.get("max_new_tokens") is None:
+            config.max_new_tokens = None  # only the model's own configuration sets it
         self._check_options(config, unknown)
         self._prepare_special_tokens(config, device=pixel_values.device)
         config.max_length = self._positions(config) + 1  # some processors ask for it

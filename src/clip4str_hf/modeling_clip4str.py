@@ -330,9 +330,9 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         self._freeze_layers()
 
     @classmethod
-    def from_pretrained(cls, *args, **kwargs):
+    def from_pretrained(cls, pretrained_model_name_or_path, *args, **kwargs):
         """Loads a saved reader and freezes its frozen layers; arguments and errors are those of `PreTrainedModel`."""
-        loaded = super().from_pretrained(*args, **kwargs)
+        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
         # Loading creates new parameters, all of them trainable.
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model._freeze_layers()
@@ -342,14 +342,28 @@ class Clip4STRForSceneTextRecognition(Clip4STRPreTrainedModel, Clip4STRGeneratio
         for name in Clip4STRConfig.field_names() & kwargs.keys():  # which are no options of generation
             model.generation_config.__dict__.pop(name, None)
         model.generation_config.update(**model._token_ids())  # the charset may differ from the saved one
-        if "max_label_length" in kwargs:
+        saved = model._saved_config(pretrained_model_name_or_path, kwargs.get("token"))
+        if model.config.max_label_length != saved.max_label_length:
             model.generation_config.update(max_length=model.config.max_label_length + 2, max_new_tokens=None)
         trained = bool(model.config.cross_modal_loss_weight)
-        if not trained or "cross_modal_loss_weight" in kwargs:
+        if not trained or not saved.cross_modal_loss_weight:
             # Whatever was saved: the cross-modal branch answers if and only if it is trained.
             model.generation_config.visual_only = not trained
         model._complete_generation_config()
         return loaded
+
+    def _saved_config(self, name, token) -> Clip4STRConfig:
+        """
+        The configuration as it was saved. The auto classes change its fields before they load a model, and pass the
+        result as `config`.
+        """
+        if name is None:  # the weights came as a `state_dict`
+            return self.config
+        options = self.loaded_from | {"token": token, "_commit_hash": getattr(self.config, "_commit_hash", None)}
+        try:
+            return self.config_class.from_pretrained(name, **options)
+        except OSError:  # the weights lie there without one, or it is a folder of adapters
+            return self.config
 
     @classmethod
     def from_clip_pretrained(
