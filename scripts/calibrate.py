@@ -53,37 +53,50 @@ def parse_arguments() -> argparse.Namespace:
     return arguments
 
 
+def percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.2f}"
+
+
 def main() -> int:
     arguments = parse_arguments()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     disable_progress_bars()
-    problems = []
+    problems, num_rows = [], 0
+
+    def counted(rows):
+        nonlocal num_rows
+        for row in rows:
+            num_rows += 1
+            yield row
 
     def report(problem: dict):
         problems.append(problem)
-        tqdm.write(f"row {problem['row']}: {problem['error']}", file=sys.stderr)
+        tqdm.write(f"{problem['image'] or 'row ' + str(problem['row'])}: {problem['error']}", file=sys.stderr)
 
     try:
         sets = [load_words(data, streaming=True, **words_options(arguments)) for data in arguments.data]
         model, processor = load_reader(arguments.model, arguments.device)
-        rows = tqdm(chain.from_iterable(sets), unit=" words", disable=None)
+        rows = counted(tqdm(chain.from_iterable(sets), unit=" words", disable=None))
         charset_size = CHARSET_SIZES[arguments.charset]
         sizes = arguments.batch_size, arguments.num_workers
         words = list(read_for_calibration(rows, model, processor, charset_size, *sizes, report))
         fitted, held_out = words[::2], words[1::2]
         temperature = round(fit_temperature(fitted), 4)
+        before = calibration_errors(held_out, model.config.confidence_temperature)
+        after = calibration_errors(held_out, temperature)
         if arguments.write:
             write_temperature(arguments.model, temperature)
     except (DatasetsError, ImportError, OSError, ValueError) as error:  # ImportError: no LMDB library
         sys.exit(str(error))
 
-    before = calibration_errors(held_out, model.config.confidence_temperature)
-    after = calibration_errors(held_out, temperature)
+    uncounted = num_rows - len(words) - len(problems)
+    if uncounted:
+        print(f"not counted: {uncounted} words with empty or too long labels")
     print(f"confidence_temperature {temperature:.4f} (was {model.config.confidence_temperature:.4f})")
     print(f"fitted to {len(fitted)} words; expected calibration error of {len(held_out)} others in %, 10 bins:")
     for name in before:
-        print(f"{name}: {100 * before[name]:.2f} before, {100 * after[name]:.2f} after")
+        print(f"{name}: {percent(before[name])} before, {percent(after[name])} after")
     return 1 if problems else 0
 
 

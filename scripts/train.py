@@ -27,8 +27,8 @@ def main():
     problem = contradiction(model_arguments, data_arguments, training)
     if problem:
         parser.error(problem)
-    set_seed(training.seed)
     try:
+        set_seed(training.seed)
         model, processor = make_reader(model_arguments)
         checkpoint = training.resume_from_checkpoint or last_checkpoint(training.output_dir)
         if checkpoint:

@@ -199,6 +199,17 @@ def test_an_image_without_pixels_is_refused():
         TextAugmentation()(Image.new("RGB", (0, 3)))
 
 
+def test_paths_are_opened_and_what_is_no_image_is_named(tmp_path):
+    path, image = tmp_path / "word.png", Image.effect_noise((40, 20), 60)
+    image.save(path)
+    assert same(TextAugmentation()(str(path)), TextAugmentation()(image))
+    with pytest.raises(ValueError, match="absent.png.* cannot be read"):
+        TextAugmentation()(tmp_path / "absent.png")
+    for wrong in ({"bytes": b"", "path": None}, None):
+        with pytest.raises(TypeError, match=f"is of type {type(wrong).__name__}: accepted are paths"):
+            TextAugmentation()(wrong)
+
+
 def test_a_dataset_is_augmented_when_it_is_read(words):
     plain = words[:]
     augmentation = TextAugmentation(num_operations=15, seed=3)

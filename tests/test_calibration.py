@@ -103,7 +103,7 @@ def test_words_are_read_before_the_temperature_and_compared_by_the_protocol():
     plain = list(read_for_calibration(rows, model, processor, report=problems.append))
     assert [word.is_correct for word in plain] == [True, False]
     assert [word.characters for word in plain] == [[True] * 8, [False] * 7]
-    assert [problem["row"] for problem in problems] == [3]
+    assert [(problem["row"], problem["image"]) for problem in problems] == [(3, str(WORDS / "absent.webp"))]
     model.config.confidence_temperature = 3.0
     again = list(read_for_calibration(rows, model, processor, charset_size=36))
     assert again[1].characters == [True] * 6 + [False]

@@ -240,6 +240,9 @@ def test_unusable_input_is_named(tmp_path):
         WordRenderer(FONTS, max_length=0)
     with pytest.raises(ValueError, match="difficulty=1.5"):
         WordRenderer(FONTS).render(0, 1.5)
+    for paths in (str(FONTS[0]), Path(FONTS[0])):
+        with pytest.raises(ValueError, match="Fonts are a list of files and folders, got"):
+            WordRenderer(paths)
     (tmp_path / "broken.ttf").write_bytes(b"no font")
     with pytest.raises(ValueError, match="do the fonts have"):
         WordRenderer([tmp_path / "broken.ttf"]).render(0)
@@ -258,6 +261,14 @@ def test_characters_that_no_font_has_are_named(caplog):
     assert not caplog.text
     WordRenderer(FONTS, charset="abЖ字月")
     assert f"None of {len(find_fonts(FONTS))} fonts draws '字月'" in caplog.text
+
+
+def test_a_few_fonts_of_a_thousand_that_have_the_script_are_found(tmp_path):
+    for number in range(1000):
+        (tmp_path / f"{number}.ttf").write_bytes(b"no font")
+    renderer = WordRenderer([*FONTS[:1], tmp_path], ["Exit", "Taxi"], random_share=0)
+    drawn = {renderer.render(index, 0.0).text.lower() for index in range(20)}
+    assert {"exit", "taxi"} <= drawn
 
 
 def test_a_broken_font_among_others_is_passed_over(tmp_path):

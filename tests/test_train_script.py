@@ -326,6 +326,17 @@ def test_another_reader_does_not_go_on_from_the_checkpoints_of_one(tmp_path, tin
     assert sorted((tmp_path / "out").rglob("*")) == before
 
 
+def test_weights_alone_do_not_go_on_but_may_be_started_from(tmp_path, tiny):
+    options = [*RENDERED, *SMALL, *STEPS, "--save_only_model", "True", "--output_dir"]
+    train("--config_name", tiny, *options, tmp_path / "out", "--max_steps", "2")
+    train("--config_name", tiny, *options, tmp_path / "out", "--max_steps", "2")  # is at its end
+    state = tmp_path / "out" / "checkpoint-2" / "trainer_state.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"max_steps": 4}))  # as if it had been broken off
+    with pytest.raises(AssertionError, match="checkpoint-2 was saved with --save_only_model, and its training cannot"):
+        train("--config_name", tiny, *options, tmp_path / "out", "--max_steps", "4")
+    train("--model_name_or_path", state.parent, *options, tmp_path / "other", "--max_steps", "2")
+
+
 def test_half_precision_is_trained_in_full(tmp_path, tiny):
     config = Clip4STRConfig.from_pretrained(tiny)
     Clip4STRForSceneTextRecognition(config).to(torch.bfloat16).save_pretrained(tmp_path / "reader")
@@ -436,8 +447,9 @@ def test_a_training_at_its_end_says_that_nothing_was_trained(tmp_path, tiny, cap
     assert card.read_text(encoding="utf-8").endswith("\nOf my town's plates.\n")
 
 
-def test_validates_by_loss_alone(tmp_path, tiny):
-    options = ["--config_name", tiny, "--train_data", WORDS, "--predict_with_generate", "False"]
+@pytest.mark.parametrize("option", [["--predict_with_generate", "False"], ["--prediction_loss_only", "True"]])
+def test_validates_by_loss_alone(tmp_path, tiny, option):
+    options = ["--config_name", tiny, "--train_data", WORDS, *option]
     train(*options, *SMALL, *STEPS, "--max_steps", "2", "--output_dir", tmp_path / "out")
     logged = [entry for entry in history(tmp_path / "out" / "checkpoint-2") if "eval_loss" in entry]
     assert logged and not any("eval_word_accuracy" in entry for entry in logged)
@@ -455,6 +467,11 @@ def test_validates_by_loss_alone(tmp_path, tiny):
         (["--train_data", WORDS, "--backgrounds", WORDS], "--backgrounds is of rendered words"),
         (["--train_data", WORDS, "--optim", "adafactor"], "--optim does not apply"),
         (["--train_data", WORDS, "--dataloader_drop_last", "True"], "--dataloader_drop_last does not apply"),
+        (["--train_data", WORDS, "--seed", "-1"], "Seed must be between 0 and"),
+        (
+            ["--train_data", WORDS, "--predict_with_generate", "False", "--metric_for_best_model", "one_minus_ned"],
+            "--metric_for_best_model one_minus_ned needs validation words that are read",
+        ),
         (["--train_data", "none", "--resume_from_checkpoint", "no-run"], "no-run is no checkpoint of a training"),
         (["--train_data", WORDS, "--metric_for_best_model", "eval_accuracy"], "--metric_for_best_model eval_accuracy"),
         (["--train_data", WORDS, "--charset", "~", "--clean_labels", "False"], "no words are left"),

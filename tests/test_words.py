@@ -326,6 +326,21 @@ def test_names_of_images_are_not_taken_for_splits(tmp_path):
     assert texts_of(load_words(folder)) == ["a", "b"]
 
 
+def test_images_without_a_row_and_rows_of_other_folders_are_told(tmp_path, caplog):
+    folder = make_folder(tmp_path / "words", "file_name,text\na.png,one\n", "a.png")
+    (folder / "notes.txt").write_text("no image")
+    assert texts_of(load_words(folder)) == ["one"]
+    assert not caplog.text
+    (folder / "b.png").write_bytes(picture(2))
+    assert texts_of(load_words(folder)) == ["one"]
+    assert "2 images, but texts for at most 1" in caplog.text
+    (folder / "metadata.csv").write_text(f"file_name,text\na.png,one\n{folder / 'b.png'},two\n")
+    caplog.clear()
+    words, report = clean_words(load_words(folder))
+    assert texts_of(words) == ["one"] and report.names == {"image missing": ["row 1 'two'"]}
+    assert f"1 rows name files outside their table's folder and have no image then, the first '{folder}" in caplog.text
+
+
 def test_images_that_a_folder_lacks_are_named_until_they_are_there(tmp_path):
     table = "file_name,text\na.png,one\nb.png,two\n../c.png,three\n,four\n"
     folder = make_folder(tmp_path / "words", table, "a.png")
@@ -447,6 +462,30 @@ def test_sources_without_words_are_refused(tmp_path, streaming):
     for name, message in messages.items():
         with pytest.raises(ValueError, match=message):
             load_words(tmp_path / name, streaming=streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    "column, is_image",
+    [
+        ([7], False),
+        ([["a.png"]], False),
+        ([[{"bytes": picture(1), "path": None}]], False),
+        ([{"x": 1}], False),
+        ([True], False),
+        ([picture(1)], True),
+        ([{"bytes": picture(1), "path": None}], True),
+        ([[[[0, 0, 0]] * 4] * 4], True),
+    ],
+    ids=["numbers", "paths", "images", "others", "flags", "bytes", "structs", "pixels"],
+)
+def test_a_column_without_images_is_refused(tmp_path, column, is_image, streaming):
+    pq.write_table(pa.table({"image": column, "text": ["a"]}), tmp_path / "words.parquet")
+    if is_image:
+        assert texts_of(clean_words(load_words(tmp_path / "words.parquet", streaming=streaming))[0]) == ["a"]
+        return
+    with pytest.raises(ValueError, match="words.parquet: the column 'image' must hold an image in each row, not"):
+        load_words(tmp_path / "words.parquet", streaming=streaming)
 
 
 @pytest.mark.parametrize("streaming", [False, True])

@@ -80,7 +80,8 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
         """Maps `(characters, rows, columns)`, a tensor, of an image of this size in pixels, turned as it stands."""
         return maps.rot90(-1, (1, 2)) if self.is_turned(height, width) else maps
 
-    def fetch_images(self, images) -> list:
+    @classmethod
+    def fetch_images(cls, images) -> list:
         """
         A flat list of images. Those given by path or URL are opened; PIL images, arrays and tensors stay as they are.
 
@@ -88,12 +89,13 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             TypeError: if an item is not an image.
             ValueError: if a path or URL cannot be read, or there is no image.
         """
-        images = [self._fetch(index, image) for index, image in enumerate(_flatten(images))]
+        images = [cls._fetch(index, image) for index, image in enumerate(_flatten(images))]
         if not images:
             raise ValueError("No image was given.")
         return images
 
-    def fetch_rgb(self, image) -> Image.Image:
+    @classmethod
+    def fetch_rgb(cls, image) -> Image.Image:
         """
         Opens one image, of any kind that this processor reads, as a PIL image of mode RGB.
 
@@ -101,7 +103,7 @@ class Clip4STRImageProcessor(CLIPImageProcessorPil):
             TypeError: if it is not an image.
             ValueError: if it cannot be read, or there are several images.
         """
-        images = self.fetch_images(image)
+        images = cls.fetch_images(image)
         if len(images) != 1:
             raise ValueError(f"One image is accepted, got {len(images)}.")
         return to_rgb(images[0])

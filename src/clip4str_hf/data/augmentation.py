@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter, ImageOps
 from transformers import TrainerCallback
 
-from ..image_processing_clip4str import is_tall, to_rgb
+from ..image_processing_clip4str import Clip4STRImageProcessor, is_tall
 
 
 MAX_MAGNITUDE = 10
@@ -185,8 +185,8 @@ class TextAugmentation(TrainerCallback):
         An augmented copy of an image.
 
         Args:
-            image (`PIL.Image.Image`, `np.ndarray` or `torch.Tensor`):
-                One image of any mode and size that [`Clip4STRImageProcessor`] reads.
+            image:
+                One image of any kind, mode and size that [`Clip4STRImageProcessor`] reads, a path for example.
             generator (`np.random.Generator`, *optional*):
                 Decides instead of seed, epoch and pixels: for example `np.random.default_rng((seed, epoch, index))`
                 for row `index` of a dataset.
@@ -195,9 +195,10 @@ class TextAugmentation(TrainerCallback):
             `PIL.Image.Image`: in mode RGB, of whatever size the operations gave it.
 
         Raises:
-            ValueError: if the image has no pixels or cannot become RGB.
+            TypeError: if it is not an image.
+            ValueError: if the image has no pixels or cannot become RGB, or a path cannot be read.
         """
-        image = to_rgb(image)
+        image = Clip4STRImageProcessor.fetch_rgb(image)
         if generator is None:
             generator = np.random.default_rng((self.seed, self.epoch, zlib.crc32(image.tobytes())))
         if self.do_align_long_axis and is_tall(image.height, image.width):

@@ -206,11 +206,21 @@ class WordRenderer:
             for _ in range(50):
                 font = load_font(fonts[rng.integers(len(fonts))], self.charset)
                 text = text or self._text(rng, longest, random_share)
-                spelt = font.spell(text)
-                # Capitals may be other characters, and more of them ("ß", "SS").
-                if spelt is not None and len(spelt) <= longest and self._allowed.issuperset(spelt):
+                spelt = self._spell(font, text, longest)
+                if spelt is not None:
                     return font, spelt
-        raise ValueError(f"None of 500 tried fonts and texts fit; do the fonts have {self.charset!r}?")
+            every = (load_font(path, self.charset) for path in fonts)
+            able = [(font, spelt) for font in every if (spelt := self._spell(font, text, longest)) is not None]
+            if able:  # the few that have a rare script
+                return able[rng.integers(len(able))]
+        raise ValueError(f"None of {len(fonts)} fonts draws any of 10 texts; do the fonts have {self.charset!r}?")
+
+    def _spell(self, font: Font, text: str, longest: int) -> str | None:
+        """The text as the font can draw it and the reader can read it, or `None`."""
+        spelt = font.spell(text)
+        # Capitals may be other characters, and more of them ("ß", "SS").
+        fits = spelt is not None and len(spelt) <= longest and self._allowed.issuperset(spelt)
+        return spelt if fits else None
 
     def _text(self, rng, longest, random_share) -> str:
         if rng.random() < random_share or not self.words:
@@ -270,8 +280,10 @@ def find_fonts(paths: Iterable[str | os.PathLike]) -> list[str]:
 
     Raises:
         FileNotFoundError: if a path does not exist.
-        ValueError: if there are no font files.
+        ValueError: if there are no font files, or a single path is given instead of several.
     """
+    if isinstance(paths, str | os.PathLike):
+        raise ValueError(f"Fonts are a list of files and folders, got {paths!r}: give [{str(paths)!r}].")
     paths, found = [Path(path) for path in paths], []
     for path in paths:
         if not path.exists():

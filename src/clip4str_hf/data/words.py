@@ -9,17 +9,21 @@ from dataclasses import dataclass, field
 from functools import partial
 from glob import escape
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
 
 import fsspec
 import PIL.Image
 from datasets import (
+    Array2D,
+    Array3D,
     ClassLabel,
     Dataset,
     DatasetDict,
     Features,
     Image,
     IterableDataset,
+    List,
     NamedSplit,
     Value,
     concatenate_datasets,
@@ -27,12 +31,15 @@ from datasets import (
     load_from_disk,
 )
 from datasets.exceptions import DatasetGenerationError
+from transformers.utils import logging
 
 from ..image_processing_clip4str import to_rgb
 from ..reading import is_image_name, walk_files
 from ..tokenization_clip4str import Clip4STRTokenizer
 from .lmdb_words import FEATURES, load_lmdb, num_shards
 
+
+logger = logging.get_logger(__name__)
 
 TEXT_COLUMNS = ("text", "label")
 METADATA_NAMES = ("metadata.csv", "metadata.jsonl", "metadata.parquet")
@@ -343,9 +350,7 @@ def _load_image_folder(path: Path, choose_split: Callable, text_column, cache_di
     text_column = text_column or _find_text_column(_columns_of_table(tables[0]))
     for table in tables:
         _check_columns(table, _columns_of_table(table), "file_name", text_column)
-    # All of them are read here, because the library would say less clearly what is wrong.
-    if not sum(1 for _ in _read_tables(tables, text_column, "")):
-        raise ValueError(f"{', '.join(tables)}: no words")
+    _check_rows(path, tables, num_images=sum(map(is_image_name, data_files[split])))
     return Dataset.from_generator(
         _read_tables,
         features=Features({"image": Image(decode=False), text_column: Value("string")}),
@@ -385,31 +390,56 @@ def _columns_of_table(table: str) -> list[str]:
     return columns
 
 
+def _check_rows(path, tables: list[str], num_images: int):
+    """Reads all rows once, because the library would say less clearly what is wrong."""
+    num_rows, outside = 0, []
+    for row in chain.from_iterable(map(_rows, tables)):
+        num_rows += 1
+        if row["file_name"] and not _is_inside(row["file_name"]):
+            outside.append(row["file_name"])
+    if not num_rows:
+        raise ValueError(f"{', '.join(tables)}: no words")
+    if outside:
+        logger.warning(
+            "%s: %d rows name files outside their table's folder and have no image then, the first %r: file_name is "
+            "relative, and in or below that folder.",
+            path,
+            len(outside),
+            outside[0],
+        )
+    if num_images > num_rows:
+        logger.warning("%s: %d images, but texts for at most %d: the others are left out.", path, num_images, num_rows)
+
+
 def _read_tables(tables: list[str], text_column: str, version: str) -> Iterator[dict]:
     for table in tables:
-        with open(table, encoding="utf-8-sig", newline="") as file:
-            for row in _rows(table, csv.DictReader(file, strict=True)):
-                name = row["file_name"]
-                # As in the library, a table may only name files in or below its own folder.
-                inside = name and not os.path.isabs(name) and "://" not in name and ".." not in Path(name).parts
-                yield {
-                    "image": os.path.join(os.path.dirname(table), name) if inside else None,
-                    text_column: row[text_column],
-                }
+        for row in _rows(table):
+            name = row["file_name"]
+            yield {
+                "image": os.path.join(os.path.dirname(table), name) if name and _is_inside(name) else None,
+                text_column: row[text_column],
+            }
 
 
-def _rows(table: str, reader: csv.DictReader) -> Iterator[dict]:
+def _is_inside(name: str) -> bool:
+    """As in the library, a table may only name files in or below its own folder."""
+    return not os.path.isabs(name) and "://" not in name and ".." not in Path(name).parts
+
+
+def _rows(table: str) -> Iterator[dict]:
     """The rows, checked: a table written by hand may lack quotes, or have one too many."""
     read = 1  # lines, the first of which names the columns
-    try:
-        for row in reader:
-            if None in row or any(value and ("\n" in value or "\r" in value) for value in row.values()):
-                raise csv.Error("more columns or lines than one text has")
-            yield row
-            read = reader.line_num
-    except csv.Error as error:
-        reason = f"{error}. A text with a comma or a quote is put in quotes, and its own quotes are doubled."
-        raise ValueError(f"{table}, after line {read}: {reason}") from error
+    with open(table, encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            for row in reader:
+                if None in row or any(value and ("\n" in value or "\r" in value) for value in row.values()):
+                    raise csv.Error("more columns or lines than one text has")
+                yield row
+                read = reader.line_num
+        except csv.Error as error:
+            reason = f"{error}. A text with a comma or a quote is put in quotes, and its own quotes are doubled."
+            raise ValueError(f"{table}, after line {read}: {reason}") from error
 
 
 def _find_text_column(columns) -> str:
@@ -433,6 +463,17 @@ def _check_texts(source, name: str, kind):
         )
 
 
+def _check_images(source, name: str, kind):
+    if isinstance(kind, Value):
+        is_image = kind.dtype in (*TEXT_TYPES, "binary", "large_binary")  # paths, or files
+    elif isinstance(kind, dict):
+        is_image = {"bytes", "path"} >= kind.keys()
+    else:
+        is_image = isinstance(kind, Image | Array2D | Array3D) or isinstance(getattr(kind, "feature", None), List)
+    if not is_image:
+        raise ValueError(f"{source}: the column {name!r} must hold an image in each row, not {kind}.")
+
+
 def _standard_columns(source, words, image_column: str, text_column: str | None) -> Dataset | IterableDataset:
     columns = words.features
     if columns is None:
@@ -440,6 +481,7 @@ def _standard_columns(source, words, image_column: str, text_column: str | None)
     text_column = text_column or _find_text_column(columns)
     _check_columns(source, columns, image_column, text_column)
     _check_texts(source, text_column, columns[text_column])
+    _check_images(source, image_column, columns[image_column])
     words = words.select_columns([image_column, text_column])
     # First, because renaming the columns of a stream would decode its images and encode them anew, with losses.
     words = words.cast_column(image_column, Image(decode=False))

@@ -19,7 +19,7 @@ from ..modeling_clip4str import Clip4STRForSceneTextRecognition
 from ..processing_clip4str import Clip4STRProcessor
 from ..reading import read_items
 from .analysis import expected_calibration_error, reliability_bins
-from .evaluation import open_word
+from .evaluation import image_path, open_word
 from .protocol import MAX_LABEL_LENGTH, check_label, normalize
 
 
@@ -77,12 +77,12 @@ def fit_temperature(words: Sequence[WordLogits]) -> float:
     return log_temperature.detach().exp().item()
 
 
-def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0) -> dict[str, float]:
+def calibration_errors(words: Sequence[WordLogits], temperature: float = 1.0) -> dict[str, float | None]:
     """
     [`~metrics.analysis.expected_calibration_error`] of words and of their characters at a temperature.
 
     Returns:
-        `dict`: `"words"` and `"characters"`.
+        `dict`: `"words"` and `"characters"`, `None` where there are none.
     """
     flat, divisor = _Words(words), torch.tensor(temperature, dtype=torch.float64)
     characters = [right for word in words for right in word.characters if right is not None]
@@ -113,7 +113,9 @@ def read_for_calibration(
         model, processor, batch_size, num_workers: as in [`evaluate_words`].
         charset_size (`int`, *optional*): 36, 62 or 94 characters that are compared, see [`normalize`]; with `None`
             labels are first cleaned up as for training, because no reader writes what it was not taught.
-        report (`Callable`, *optional*): called with a `dict` of `row` and `error` for an image that cannot be read.
+        report (`Callable`, *optional*):
+            Called with each word whose image cannot be read, as a `dict` of `row` (`int`, from 0), `image` (`str`, its
+            path, or `None`) and `error`.
 
     Returns:
         An iterator over [`WordLogits`], one for each word that was read and whose label counts.
@@ -125,7 +127,7 @@ def read_for_calibration(
         label = word["text"] or ""
         label, fault = check_label(label if charset_size else processor.tokenizer.clean(label), charset_size, longest)
         if "error" in reading:
-            report({"row": row, "error": reading["error"]})
+            report({"row": row, "image": image_path(word["image"]), "error": reading["error"]})
         elif fault is None:
             right = _right_characters(reading["text"], label, charset_size)
             yield WordLogits(reading["logits"], normalize(reading["text"], charset_size) == label, right)

@@ -68,7 +68,7 @@ def evaluate_words(
         text, label = reading.get("text"), word["text"]
         score = reading.get("score", 0.0)
         misread = [name for name, tally in tallies.items() if tally.add(text, label, score)]
-        problem = {"row": row, "image": _path(word["image"]), "label": label}
+        problem = {"row": row, "image": image_path(word["image"]), "label": label}
         if "error" in reading:
             report(problem | reading)
         elif label is None:
@@ -146,7 +146,8 @@ def open_word(word: dict):
         raise ValueError("this is no image") from None
 
 
-def _path(image) -> str | None:
+def image_path(image) -> str | None:
+    """The path of a row's image, if it has one."""
     return image.get("path") if isinstance(image, dict) else None
 
 

@@ -121,9 +121,14 @@ class TrainingArguments(Seq2SeqTrainingArguments):
             self.bf16 = not self.fp16 and has_bf16(self.use_cpu)
             # Without a GPU for it, transformers takes bf16 only with `use_cpu`.
             self.use_cpu = self.use_cpu or (self.bf16 and not is_torch_bf16_gpu_available())
-        if not self.predict_with_generate and self.metric_for_best_model == "word_accuracy":
+        if not self.validates_by_reading and self.metric_for_best_model == "word_accuracy":
             self.metric_for_best_model = "loss"
         super().__post_init__()
+
+    @property
+    def validates_by_reading(self) -> bool:
+        """Whether validation words are read, and not only their loss is computed."""
+        return self.predict_with_generate and not self.prediction_loss_only
 
 
 def has_bf16(use_cpu: bool) -> bool:
@@ -206,6 +211,11 @@ def trainer_contradiction(data: DataArguments, training: TrainingArguments) -> s
         )
     if training.metric_for_best_model.removeprefix("eval_") not in ("loss", "word_accuracy", "one_minus_ned"):
         return f"--metric_for_best_model {training.metric_for_best_model} is none: loss, word_accuracy, one_minus_ned"
+    if not training.validates_by_reading and training.metric_for_best_model.removeprefix("eval_") != "loss":
+        return (
+            f"--metric_for_best_model {training.metric_for_best_model} needs validation words that are read, but "
+            "--predict_with_generate False or --prediction_loss_only is given"
+        )
     if training.dataloader_drop_last:
         return "--dataloader_drop_last does not apply: the last validation words would be left out too"
     if data.fonts and training.ignore_data_skip:

@@ -21,6 +21,7 @@ class DataCollatorForTextRecognition:
         text_column (`str`, *optional*, defaults to `"text"`): column of the texts, `None` if there is none.
 
     Raises:
+        TypeError: if an image is of no kind that the processor reads.
         ValueError: if a column is missing, an image cannot be read or a text is refused.
 
     Example:
