@@ -33,13 +33,12 @@ def check_goes_on(checkpoint: str | os.PathLike, config: Clip4STRConfig):
     taken for them without an error.
 
     Raises:
-        ValueError: if it is no checkpoint, or one of weights alone whose training has not ended; or if it is of other
-            characters, longer or shorter texts, or images of another size.
+        ValueError: if it is no checkpoint, or one of weights alone, or of other characters, of longer or shorter texts
+            or of images of another size.
     """
     if not os.path.isfile(os.path.join(checkpoint, TRAINER_STATE_NAME)):
         raise ValueError(f"{checkpoint} is no checkpoint of a training: it has no {TRAINER_STATE_NAME}.")
-    state = TrainerState.load_from_json(os.path.join(checkpoint, TRAINER_STATE_NAME))
-    if state.global_step < state.max_steps and not os.path.isfile(os.path.join(checkpoint, SCHEDULER_NAME)):
+    if not os.path.isfile(os.path.join(checkpoint, SCHEDULER_NAME)):
         # `Trainer` would start with the first learning rates again, without a word.
         raise ValueError(
             f"{checkpoint} was saved with --save_only_model, and its training cannot go on: give another output_dir, "
