@@ -170,6 +170,7 @@ def test_script(tmp_path, capsys):
     assert calibrate(words) == 0
     printed = capsys.readouterr().out
     assert "fitted to 6 words" in printed and "of 6 others" in printed and "words: " in printed
+    assert "not counted" not in printed
     assert {path.name: path.read_bytes() for path in reader.iterdir()} == before
     assert calibrate(words, "--write") == 0
     after = {path.name: path.read_bytes() for path in reader.iterdir()}
@@ -182,6 +183,10 @@ def test_script(tmp_path, capsys):
     readings = read_images(sorted(WORDS.glob("*.webp")), *load_reader(reader))
     write_labels([{"file_name": Path(word["file"]).name, "text": word["text"]} for word in readings])
     assert "words are right" in calibrate(words)
+    write_labels([*rows, {"file_name": "absent.webp", "text": "a"}, {"file_name": "word_270.webp", "text": ""}])
+    assert calibrate(words) == 1
+    output = capsys.readouterr()
+    assert "absent.webp: " in output.err and "not counted: 1 words with empty or too long labels" in output.out
     write_labels(rows)
     # Words that decide about the reader's confidence are not those that it is tested on.
     changed = load_words(words)
